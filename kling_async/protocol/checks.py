@@ -1,0 +1,65 @@
+"""What can be wrong with the value of one field; `models` says which field must obey what."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kling_async.protocol.errors import Problem
+
+__all__ = ["is_between", "is_whole", "listed", "members", "picture", "text"]
+
+
+def text(field: str, value: Any, *, limit: int | None = None, required: bool = False) -> Iterator[Problem]:
+    """Text of at most *limit* characters; *required*: there, and not empty."""
+    if value is None and not required:
+        return
+    if not isinstance(value, str):
+        yield Problem(field, f"must be text, not {type(value).__name__}")
+    elif required and not value:
+        yield Problem(field, "must not be empty")
+    elif limit is not None and len(value) > limit:
+        yield Problem(field, f"must be at most {limit} characters, not {len(value)}")
+
+
+def picture(field: str, value: Any) -> Iterator[Problem]:
+    """Something that can be a picture; whether it is one is seen when it is read."""
+    if value is None:
+        return
+    if not isinstance(value, str | Path | bytes):
+        yield Problem(field, f"must be a path, a URL, base64 text or bytes, not {type(value).__name__}")
+    elif not value:
+        yield Problem(field, "must not be empty")
+
+
+def listed(
+    field: str, value: Any, kind: Any, least: int, most: int, *, required: bool = False
+) -> Iterator[Problem]:
+    """A list of *least* to *most* entries, each of a *kind*."""
+    if value is None and not required:
+        return
+    if not isinstance(value, tuple):
+        yield Problem(field, f"must be a list, not {type(value).__name__}")
+    elif not least <= len(value) <= most:
+        yield Problem(field, f"must have {least} to {most} entries, not {len(value)}")
+    else:
+        for place, item in enumerate(value):
+            if not isinstance(item, kind) or isinstance(item, bool):
+                name = getattr(kind, "__name__", None) or str(kind).replace(" | ", " or ")
+                yield Problem(f"{field}[{place}]", f"must be a {name}, not {type(item).__name__}")
+
+
+def members(value: Any, kind: Any) -> Sequence[Any]:
+    """The entries of a list that are of the right *kind*, so that the others are told of only once."""
+    return [item for item in value if isinstance(item, kind)] if isinstance(value, tuple) else []
+
+
+def is_between(value: Any, low: float, high: float) -> bool:
+    """Whether *value* is a finite number from *low* to *high*."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and low <= value <= high
+
+
+def is_whole(value: Any, low: int, high: int) -> bool:
+    """Whether *value* is a whole number from *low* to *high*, written as text."""
+    return isinstance(value, str) and value.isascii() and value.isdigit() and low <= int(value) <= high

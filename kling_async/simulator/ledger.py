@@ -1,0 +1,77 @@
+"""What the simulator made, billed and answered: the judge in tests."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from attrs import define, field, frozen
+
+
+@frozen
+class Made:
+    """One paid task.
+
+    Attributes:
+        task_id: Kling's id.
+        external_task_id: The caller's id, or None.
+        kind: The endpoint, e.g. `image2video`.
+        body: The request as Kling received it; each base64 picture is replaced by `sha256:` and its hex digest.
+        created: When it was made, Unix seconds.
+        ended: When it becomes terminal, Unix seconds.
+        succeeds: Whether it ends as `succeed`.
+        units: What is deducted at success; zero for a failure and where no price is known.
+    """
+
+    task_id: str
+    external_task_id: str | None
+    kind: str
+    body: Mapping[str, Any]
+    created: float
+    ended: float
+    succeeds: bool
+    units: Decimal
+
+
+@define(eq=False)
+class Ledger:
+    """What was made and asked.
+
+    Attributes:
+        made: Every task in the order of making: each one is money.
+        most_in_flight: The largest number of tasks that were not terminal at once.
+        requests: Number of requests by operation: `create`, `query`, `list`, `download`, `other`.
+        outcomes: Number of requests by (operation, code). The code is Kling's, 0 for success; for a download, and
+            for what a gateway answers on its own account, the HTTP status.
+        leaks: Downloads that carried credentials or cookies: the path and the header's name.
+    """
+
+    made: list[Made] = field(init=False, factory=list)
+    most_in_flight: int = field(init=False, default=0)
+    requests: Counter[str] = field(init=False, factory=Counter)
+    outcomes: Counter[tuple[str, int]] = field(init=False, factory=Counter)
+    leaks: list[str] = field(init=False, factory=list)
+
+    @property
+    def refused_creates(self) -> int:
+        """How many creates made nothing."""
+        return sum(
+            count for (operation, code), count in self.outcomes.items() if operation == "create" and code != 0
+        )
+
+    def billed(self, now: float = math.inf) -> Decimal:
+        """The units deducted until *now* (Unix seconds); by default all that the tasks made so far will cost."""
+        return sum((task.units for task in self.made if task.ended <= now), Decimal(0))
+
+    def made_by_external_id(self) -> dict[str | None, list[Made]]:
+        """The tasks by `external_task_id`; a list longer than one, other than under None, is a double payment."""
+        grouped: dict[str | None, list[Made]] = {}
+        for task in self.made:
+            grouped.setdefault(task.external_task_id, []).append(task)
+        return grouped
+
+    def record(self, operation: str, code: int) -> None:
+        """Count one request and its outcome."""
+        self.requests[operation] += 1
+        self.outcomes[operation, code] += 1

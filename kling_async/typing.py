@@ -1,0 +1,43 @@
+"""The seams of the package, for those who stand at one: transport, clock, hook."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from kling_async.protocol.wire import Request, Response
+
+__all__ = ["Body", "Transport", "WallClock"]
+
+WallClock = Callable[[], float]
+"""Unix seconds, like `time.time`. Only for what must outlive the process; durations use the loop's clock."""
+
+
+class Body(Protocol):
+    """A request body that is read as it is sent, from its beginning each time it is iterated."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all, known before the first is read."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes, in pieces."""
+        ...
+
+
+class Transport(Protocol):
+    """Carries one request to the provider and its response back; knows nothing of tasks."""
+
+    async def send(self, request: Request, *, authorization: str, body: Body | None = None) -> Response:
+        """Send *request* with the ``Authorization`` header's value and return the whole response.
+
+        Redirects are not followed; a status is never an error here.
+
+        Raises:
+            ConnectError: by proof nothing arrived: no connection, or the body's last piece was never handed over.
+            ResponseLostError: the request may have arrived and no whole response came back.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what this transport opened."""
+        ...
