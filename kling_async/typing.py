@@ -1,6 +1,6 @@
 """The seams of the package, for those who stand at one: transport, clock, hook."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from kling_async.protocol.wire import Request, Response
@@ -19,7 +19,7 @@ class Body(Protocol):
         """Bytes in all, known before the first is read."""
         ...
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
         """The bytes, in pieces."""
         ...
 
@@ -33,7 +33,7 @@ class Transport(Protocol):
         Redirects are not followed; a status is never an error here.
 
         Raises:
-            ConnectError: by proof nothing arrived: no connection, or the body's last piece was never handed over.
+            ConnectError: by proof nothing arrived: no connection, or the body's end was never handed over.
             ResponseLostError: the request may have arrived and no whole response came back.
         """
         ...

@@ -1,7 +1,6 @@
 """What can be wrong with the value of one field; `models` says which field must obey what."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ def text(field: str, value: Any, *, limit: int | None = None, required: bool = F
         yield Problem(field, f"must be at most {limit} characters, not {len(value)}")
 
 
-def picture(field: str, value: Any) -> Iterator[Problem]:
+def picture(field: str, value: Any, *, required: bool = False) -> Iterator[Problem]:
     """Something that can be a picture; whether it is one is seen when it is read."""
-    if value is None:
+    if value is None and not required:
         return
     if not isinstance(value, str | Path | bytes):
         yield Problem(field, f"must be a path, a URL, base64 text or bytes, not {type(value).__name__}")
@@ -49,17 +48,17 @@ def listed(
                 yield Problem(f"{field}[{place}]", f"must be a {name}, not {type(item).__name__}")
 
 
-def members(value: Any, kind: Any) -> Sequence[Any]:
-    """The entries of a list that are of the right *kind*, so that the others are told of only once."""
-    return [item for item in value if isinstance(item, kind)] if isinstance(value, tuple) else []
+def members(value: Any, kind: Any) -> list[tuple[int, Any]]:
+    """The entries of a list that are of the right *kind*, with their places: `listed` tells of the others."""
+    entries = enumerate(value) if isinstance(value, tuple) else ()
+    return [(place, item) for place, item in entries if isinstance(item, kind)]
 
 
 def is_between(value: Any, low: float, high: float) -> bool:
     """Whether *value* is a finite number from *low* to *high*."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and low <= value <= high
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
 
 
 def is_whole(value: Any, low: int, high: int) -> bool:
     """Whether *value* is a whole number from *low* to *high*, written as text."""
-    return isinstance(value, str) and value.isascii() and value.isdigit() and low <= int(value) <= high
+    return isinstance(value, str) and value in map(str, range(low, high + 1))

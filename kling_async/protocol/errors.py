@@ -413,7 +413,7 @@ _BY_CODE: dict[int, type[APIError]] = {
 """Kling's codes; the vendor changed wording over the years, never codes (API reference, errors)."""
 
 
-def _class_of(code: int, message: str) -> type[APIError]:
+def _class_of(code: int, message: str, http_status: int) -> type[APIError]:
     text = message.lower()
     if code == 1201 and "already exists" in text:
         return AlreadyExistsError
@@ -421,7 +421,9 @@ def _class_of(code: int, message: str) -> type[APIError]:
         return NotFoundError
     if code in _BY_CODE:
         return _BY_CODE[code]
-    return ServerError if code >= 5000 else APIError
+    # an undocumented code: 1xxx says no as its neighbours do, else whatever tells of a server tells the most
+    failed = code >= 5000 or 500 <= code < 600 or (http_status >= 500 and not 1000 <= code < 2000)
+    return ServerError if failed else APIError
 
 
 def api_error(
@@ -433,7 +435,7 @@ def api_error(
     retry_after: float | None = None,
 ) -> APIError:
     """The error for Kling's business *code*; 1201 is overloaded and told apart by its *message*."""
-    kind = _class_of(code, message)
+    kind = _class_of(code, message, http_status)
     what = f"{_one_line(message) or 'no message'} (HTTP {http_status}, code {code})"
     return kind(
         what,
@@ -451,6 +453,7 @@ def is_retryable(error: KlingError, *, creating: bool) -> bool:
     Kling's code decides, never HTTP 429 alone: arrears (1102) come as 429 too. Retryable are
 
     - for every call: 1302, 1303, no connection, and a 429 that carries no readable code;
+    - for a download, a broken connection and HTTP 408, 429 and 5xx;
     - for a call that only reads, also 5000-5002, a lost reply, HTTP 5xx and a body that cannot be read.
 
     Everything else is fatal: the same call would fail again.
@@ -460,6 +463,8 @@ def is_retryable(error: KlingError, *, creating: bool) -> bool:
             return True
         case ServerError() | TransportError():
             return not creating
+        case DownloadError(http_status=status):
+            return status in (0, 408, 429) or status >= 500
         case GatewayError(code=code) if code in _GATEWAY_FATAL:
             return False
         case ProtocolError(http_status=429):

@@ -288,7 +288,7 @@ class ImageToVideo(VideoRequest):
             yield Problem("cfg_scale", f"must be from 0 to 1, not {self.cfg_scale!r}")
         yield from checks.picture("static_mask", self.static_mask)
         yield from checks.listed("dynamic_masks", self.dynamic_masks, DynamicMask, 1, 6)
-        for place, mask in enumerate(checks.members(self.dynamic_masks, DynamicMask)):
+        for place, mask in checks.members(self.dynamic_masks, DynamicMask):
             yield from _mask_problems(f"dynamic_masks[{place}]", mask)
         yield from _camera_problems(self.camera_control)
         yield from self._shot_problems()
@@ -321,7 +321,7 @@ class ImageToVideo(VideoRequest):
             yield Problem("multi_prompt", "is required when shot_type is customize")
         yield from checks.listed("multi_prompt", self.multi_prompt, Shot, 1, 6)
         shots = checks.members(self.multi_prompt, Shot)
-        for place, shot in enumerate(shots):
+        for place, shot in shots:
             yield from checks.text(f"multi_prompt[{place}].prompt", shot.prompt, limit=512, required=True)
             if not checks.is_whole(shot.duration, 1, 15):
                 yield Problem(
@@ -331,8 +331,8 @@ class ImageToVideo(VideoRequest):
                 yield Problem(
                     f"multi_prompt[{place}].index", f"must be {place + 1}: counted from 1 without gaps"
                 )
-        if shots and all(checks.is_whole(shot.duration, 1, 15) for shot in shots):
-            total, whole = sum(int(shot.duration) for shot in shots), self.duration or "5"
+        if shots and all(checks.is_whole(shot.duration, 1, 15) for _, shot in shots):
+            total, whole = sum(int(shot.duration) for _, shot in shots), self.duration or "5"
             if str(total) != whole:
                 yield Problem("multi_prompt", f"durations add up to {total} s but duration is {whole} s")
 
@@ -366,7 +366,7 @@ class MultiImageToVideo(VideoRequest):
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.listed("image_list", self.image_list, str | Path | bytes, 1, 4, required=True)
-        for place, picture in enumerate(checks.members(self.image_list, str | Path | bytes)):
+        for place, picture in checks.members(self.image_list, str | Path | bytes):
             yield from checks.picture(f"image_list[{place}]", picture)
         if not self.prompt:
             yield Problem("prompt", "is required")
@@ -375,9 +375,9 @@ class MultiImageToVideo(VideoRequest):
 
 
 def _mask_problems(field: str, mask: DynamicMask) -> Iterator[Problem]:
-    yield from checks.picture(f"{field}.mask", mask.mask)
+    yield from checks.picture(f"{field}.mask", mask.mask, required=True)
     yield from checks.listed(f"{field}.trajectories", mask.trajectories, Point, 2, 77, required=True)
-    for place, point in enumerate(checks.members(mask.trajectories, Point)):
+    for place, point in checks.members(mask.trajectories, Point):
         for axis, value in (("x", point.x), ("y", point.y)):
             if not isinstance(value, int) or isinstance(value, bool):
                 yield Problem(
@@ -391,6 +391,7 @@ def _camera_problems(camera: Any) -> Iterator[Problem]:
     if not isinstance(camera, CameraControl):
         yield Problem("camera_control", f"must be a CameraControl, not {type(camera).__name__}")
         return
+    yield from checks.text("camera_control.type", camera.type, required=True)
     config = camera.config
     if camera.type == "simple" and config is None:
         yield Problem("camera_control.config", "is required when type is simple")
@@ -411,7 +412,7 @@ def _camera_problems(camera: Any) -> Iterator[Problem]:
         yield Problem("camera_control.config", f"exactly one axis must not be 0, found {found}")
 
 
-_WHOLE_MOVEMENTS = frozenset({"down_back", "forward_up", "right_turn_forward", "left_turn_forward"})
+_WHOLE_MOVEMENTS = ("down_back", "forward_up", "right_turn_forward", "left_turn_forward")
 
 
 class TaskStatus(enum.StrEnum):

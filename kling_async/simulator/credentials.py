@@ -1,6 +1,7 @@
 """Checks the Authorization header: an API key, or a token signed with an AccessKey's secret.
 
-The signature is checked with `hmac` and not with the library that the SDK signs with, so that an error there shows.
+The signature is checked with `hmac` and not with the library that the SDK signs with, so that an error
+there shows.
 """
 
 import hmac
@@ -32,8 +33,8 @@ def authenticate(
     """Accept an API key or a JWT (API reference, hosts and authentication).
 
     Raises:
-        Refusal: 1000 wrong AccessKey or signature, 1001 no header, 1002 unreadable, 1003 `nbf` is later than *now*,
-            1004 `exp` is not.
+        Refusal: 1000 wrong AccessKey or signature, 1001 no header, 1002 unreadable, 1003 `nbf` is later
+            than *now*, 1004 `exp` is not.
     """
     token = bearer(header)
     if token in api_keys:

@@ -17,7 +17,8 @@ class Made:
         task_id: Kling's id.
         external_task_id: The caller's id, or None.
         kind: The endpoint, e.g. `image2video`.
-        body: The request as Kling received it; each base64 picture is replaced by `sha256:` and its hex digest.
+        body: The request as Kling received it; for each base64 picture stands `sha256:` and the hex digest
+            of its bytes.
         created: When it was made, Unix seconds.
         ended: When it becomes terminal, Unix seconds.
         succeeds: Whether it ends as `succeed`.
@@ -42,8 +43,8 @@ class Ledger:
         made: Every task in the order of making: each one is money.
         most_in_flight: The largest number of tasks that were not terminal at once.
         requests: Number of requests by operation: `create`, `query`, `list`, `download`, `other`.
-        outcomes: Number of requests by (operation, code). The code is Kling's, 0 for success; for a download, and
-            for what a gateway answers on its own account, the HTTP status.
+        outcomes: Number of requests by (operation, code). The code is Kling's, 0 for success; for a failed
+            download, and for what a gateway refuses by itself, the HTTP status.
         leaks: Downloads that carried credentials or cookies: the path and the header's name.
     """
 
@@ -61,11 +62,11 @@ class Ledger:
         )
 
     def billed(self, now: float = math.inf) -> Decimal:
-        """The units deducted until *now* (Unix seconds); by default all that the tasks made so far will cost."""
+        """The units deducted until *now* (Unix seconds); by default all that the tasks so far will cost."""
         return sum((task.units for task in self.made if task.ended <= now), Decimal(0))
 
     def made_by_external_id(self) -> dict[str | None, list[Made]]:
-        """The tasks by `external_task_id`; a list longer than one, other than under None, is a double payment."""
+        """The tasks by `external_task_id`; two under one id would be a double payment."""
         grouped: dict[str | None, list[Made]] = {}
         for task in self.made:
             grouped.setdefault(task.external_task_id, []).append(task)

@@ -26,6 +26,7 @@ class Generation:
         created: When it was accepted.
         started: When `submitted` becomes `processing`.
         ended: When it becomes terminal.
+        purged: When Kling forgets it.
         failure: Why it fails; empty if it succeeds.
         units: What a success costs, None if no price is known.
         video_id: The id of its video.
@@ -41,6 +42,7 @@ class Generation:
     created: float
     started: float
     ended: float
+    purged: float
     failure: str
     units: Decimal | None
     video_id: str
@@ -63,13 +65,8 @@ class Generation:
 
 @define(eq=False)
 class TaskTable:
-    """The tasks by id, custom id, video and kind, and how many hold a slot. No look-up scans the tasks.
+    """The tasks by id, custom id, video and kind, and how many hold a slot. No look-up scans the tasks."""
 
-    Attributes:
-        purge_after: Seconds from a task's end until it is forgotten.
-    """
-
-    purge_after: float
     _by_id: dict[str, Generation] = field(init=False, factory=dict)
     _by_external_id: dict[str, Generation] = field(init=False, factory=dict)
     _by_video: dict[str, Generation] = field(init=False, factory=dict)
@@ -119,5 +116,6 @@ class TaskTable:
             self._in_flight[heappop(self._ends)[1]] -= 1
         return self._in_flight[slots] if slots is not None else self._in_flight.total()
 
-    def _known(self, task: Generation | None, now: float) -> Generation | None:
-        return task if task is not None and now < task.ended + self.purge_after else None
+    @staticmethod
+    def _known(task: Generation | None, now: float) -> Generation | None:
+        return task if task is not None and now < task.purged else None

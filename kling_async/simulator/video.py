@@ -1,7 +1,8 @@
 """The videos of the simulator: a camera moved over the submitted pictures, as a real H.264 MP4.
 
-No model invents anything here, but whatever of a request can be seen does show: the picture and its shape, the camera
-movement, the end frame, the pictures of a multi-image task in their order, the duration. Needs the extra `simulator`.
+No model invents anything here, but whatever of a request can be seen does show: the picture and its shape,
+the camera movement, the end frame, the pictures of a multi-image task in their order, the duration. Needs the
+extra `simulator`.
 """
 
 import io
@@ -16,7 +17,7 @@ from PIL import Image, ImageOps
 
 __all__ = ["render"]
 
-Planes = tuple[Image.Image, ...]
+_Planes = tuple[Image.Image, ...]
 """A picture as H.264 wants it: luma, and blue and red chroma of half its size (yuv420p)."""
 
 _SPARE = 1.25  # pictures are kept this much larger than the frame, so that a view closer in stays sharp
@@ -28,7 +29,7 @@ _SKIES = (
     ("#123c3a", "#4f9d8f", "#eef4d4"),
 )
 
-# H.264 as players expect it has luma 16-235 and chroma 16-240, Pillow's YCbCr 0-255 (ITU-T H.273 gives the numbers)
+# players expect luma 16-235 and chroma 16-240, Pillow's YCbCr has 0-255; ITU-T H.273 has the two numbers
 _LUMA = [round(16 + value * 219 / 255) for value in range(256)]
 _CHROMA = [round(128 + (value - 128) * 224 / 255) for value in range(256)]
 _BT601, _LIMITED = 5, 1
@@ -44,17 +45,17 @@ def render(
     fps: int = 24,
     long_side: int = 640,
 ) -> bytes:
-    """An MP4 (H.264, yuv420p, index in front so that it plays while loading) made from the submitted pictures.
+    """An MP4 (H.264, yuv420p, index in front: it plays while loading) made from the submitted pictures.
 
     A pure function, safe in any thread. The time it takes grows with the number of pixels.
 
     Args:
-        images: The files in the order they are to be seen; None for one known only by its URL, in whose place stands
-            a drawn one of 16:9. Empty without a tail: a drawn one.
+        images: The files in the order they are to be seen; None for one known only by its URL, in whose place
+            stands a drawn one of 16:9. Empty without a tail: a drawn one.
         tail: The end frame: the video ends on it. Without images it is seen close at first, then whole.
-        camera: `camera_control` as submitted (API reference, image2video: create). Movements are the camera's: when
-            it goes right, what it sees goes left; when it rolls clockwise, that turns anticlockwise. Zoom below 0
-            comes closer, above 0 widens. Default: comes a little closer.
+        camera: `camera_control` as submitted (API reference, image2video: create). Movements are the
+            camera's: when it goes right, what it sees goes left; when it rolls clockwise, that turns
+            anticlockwise. Zoom below 0 comes closer, above 0 widens. Default: comes a little closer.
         seconds: Duration, exact to half a frame.
         aspect_ratio: `16:9`, `9:16`, `1:1` or any other `width:height`. Default: that of the first picture.
         fps: Frames per second.
@@ -104,11 +105,10 @@ def _drawn(place: int) -> Image.Image:
     """A calm sky of 16:9 with a soft sun, another one at each place."""
     top, middle, light = _SKIES[place % len(_SKIES)]
     size = 640, 360
-    sky = Image.composite(
-        *(Image.new("RGB", size, ink) for ink in (middle, top)), Image.linear_gradient("L").resize(size)
-    )
-    glow = ImageOps.invert(Image.radial_gradient("L")).resize((360, 360), Image.Resampling.BICUBIC)
-    sky.paste(light, (230, 60), glow)
+    ramp = Image.linear_gradient("L").resize(size)
+    sky = Image.composite(Image.new("RGB", size, middle), Image.new("RGB", size, top), ramp)
+    halo = Image.radial_gradient("L").point([round(255 * max(0, 1 - far / 181) ** 2) for far in range(256)])
+    sky.paste(light, (230, 60), halo.resize((360, 360), Image.Resampling.BICUBIC))
     return sky
 
 
@@ -119,7 +119,7 @@ def _frame_size(aspect_ratio: str | None, first: Image.Image, long_side: int) ->
     return 2 * max(1, round(across * scale)), 2 * max(1, round(down * scale))
 
 
-def _planes(picture: Image.Image, width: int, height: int) -> Planes:
+def _planes(picture: Image.Image, width: int, height: int) -> _Planes:
     """The picture cropped from its middle to cover the frame, a little larger than it."""
     half = round(width * _SPARE / 2), round(height * _SPARE / 2)
     cover = ImageOps.fit(picture, (2 * half[0], 2 * half[1]), Image.Resampling.BICUBIC)
@@ -134,8 +134,8 @@ def _planes(picture: Image.Image, width: int, height: int) -> Planes:
 class _View:
     """Where the camera is and looks.
 
-    *x* and *y* are its place in widths and heights of the picture, right and down from the middle; *width* is how much
-    of the picture it sees, 1 being all; *yaw*, *pitch*, *roll* are degrees to the right, up, clockwise.
+    *x* and *y* are its place in widths and heights of the picture, right and down from the middle; *width* is
+    how much of the picture it sees, 1 being all; *yaw*, *pitch*, *roll* are degrees right, up, clockwise.
     """
 
     x: float = 0
@@ -155,11 +155,11 @@ class _View:
         )
 
     def ray(self, u: float, v: float, aspect: float) -> tuple[float, float, float]:
-        """The point of the picture seen at *u*, *v* of the frame: both from -1/2 to 1/2, the point homogeneous."""
+        """The point of the picture, homogeneous, seen at *u*, *v* of the frame; all from -1/2 to 1/2."""
         eye = _EYE * max(aspect, 1)
         right, down = _turned(u * aspect * self.width, v * self.width, self.roll)
         down, ahead = _turned(down, eye, self.pitch)
-        ahead, right = _turned(ahead, right, -self.yaw)
+        ahead, right = _turned(ahead, right, self.yaw)
         return eye * right / aspect + self.x * ahead, eye * down + self.y * ahead, ahead
 
     def inside(self, aspect: float) -> bool:
@@ -170,27 +170,23 @@ class _View:
     def of(self, plane: Image.Image, width: int, height: int) -> Image.Image:
         """The plane so seen, in that many pixels."""
         if not (self.yaw or self.pitch or self.roll):  # a rectangle: four times as fast in best quality
-            x, y, half = 0.5 + self.x, 0.5 + self.y, self.width / 2
-            left, top, right, bottom = (
-                min(max(e, 0.0), 1.0) for e in (x - half, y - half, x + half, y + half)
-            )
+            left, top = (_within(centre - self.width / 2) for centre in (self.x, self.y))
+            right, bottom = (_within(centre + self.width / 2) for centre in (self.x, self.y))
             box = left * plane.width, top * plane.height, right * plane.width, bottom * plane.height
             return plane.resize((width, height), Image.Resampling.BICUBIC, box)
-        origin, right, below = (
-            ((x + z / 2) * plane.width, (y + z / 2) * plane.height, z)
-            for x, y, z in (self.ray(i / width - 0.5, j / height - 0.5, width / height) for i, j in _PIXELS)
-        )
-        rows = [
-            ((r - o) / origin[2], (b - o) / origin[2], o / origin[2])
-            for o, r, b in zip(origin, right, below, strict=True)
+        points = ((i / width - 0.5, j / height - 0.5) for i, j in ((0, 0), (1, 0), (0, 1)))
+        rays = (self.ray(u, v, width / height) for u, v in points)
+        here, across, down = (((x + z / 2) * plane.width, (y + z / 2) * plane.height, z) for x, y, z in rays)
+        matrix = [
+            value / here[2]
+            for start, next_column, next_row in zip(here, across, down, strict=True)
+            for value in (next_column - start, next_row - start, start)
         ]
-        matrix = (*rows[0], *rows[1], *rows[2][:2])
         return plane.transform(
-            (width, height), Image.Transform.PERSPECTIVE, matrix, Image.Resampling.BILINEAR
+            (width, height), Image.Transform.PERSPECTIVE, matrix[:8], Image.Resampling.BILINEAR
         )
 
 
-_PIXELS = ((0, 0), (1, 0), (0, 1))
 _Movement = tuple[_View, _View]
 
 
@@ -200,8 +196,13 @@ def _turned(a: float, b: float, degrees: float) -> tuple[float, float]:
     return a * cos - b * sin, a * sin + b * cos
 
 
+def _within(offset: float) -> float:
+    """From the picture's middle to its top left; rounding must not leave the picture."""
+    return min(max(0.5 + offset, 0.0), 1.0)
+
+
 def _movement(camera: Mapping[str, Any] | None, place: int) -> _Movement:
-    """First and last view of the camera movement; without one, closer or (every second picture) back a little."""
+    """First and last view of it; without a camera a little closer, at every second picture a little back."""
     whole, near = _View(), _View(width=0.88)
     if not camera:
         return (near, whole) if place % 2 else (whole, near)
@@ -211,11 +212,11 @@ def _movement(camera: Mapping[str, Any] | None, place: int) -> _Movement:
         case "down_back":
             return _View(y=-0.14, width=0.62), whole
         case "forward_up":
-            return _View(pitch=-2), _View(y=-0.06, width=0.62, pitch=5)
+            return whole, _View(y=-0.05, width=0.66, pitch=3)
         case "right_turn_forward":
-            return _View(yaw=-2), _View(x=0.04, width=0.7, yaw=8)
+            return whole, _View(x=0.03, width=0.66, yaw=5)
         case "left_turn_forward":
-            return _View(yaw=2), _View(x=-0.04, width=0.7, yaw=-8)
+            return whole, _View(x=-0.03, width=0.66, yaw=-5)
         case other:
             raise ValueError(f"there is no camera movement {other!r}")
 
@@ -263,9 +264,9 @@ def _fitted(first: _View, last: _View, aspect: float) -> _Movement:
 
 @frozen
 class _Shot:
-    """One picture's part of the video: the *place*-th of *count* equal ones, overlapping its neighbours by a fade."""
+    """One picture's part of the video: the *place*-th of *count* equal ones, fading into its neighbours."""
 
-    planes: Planes
+    planes: _Planes
     first: _View
     last: _View
     place: int
@@ -273,13 +274,15 @@ class _Shot:
 
     @property
     def begin(self) -> float:
+        """When it begins to show, the whole video being 1."""
         return max(0.0, (self.place - _FADE) / self.count)
 
     @property
     def end(self) -> float:
+        """When it has gone."""
         return min(1.0, (self.place + 1 + _FADE) / self.count)
 
-    def seen(self, now: float, width: int, height: int) -> Planes:
+    def seen(self, now: float, width: int, height: int) -> _Planes:
         """The picture at that time of the video."""
         view = self.first.towards(self.last, _eased((now - self.begin) / (self.end - self.begin)))
         luma, blue, red = self.planes
@@ -293,7 +296,7 @@ def _eased(share: float) -> float:
     return share * share * (3 - 2 * share)
 
 
-def _frame(shots: Sequence[_Shot], now: float, width: int, height: int) -> Planes:
+def _frame(shots: Sequence[_Shot], now: float, width: int, height: int) -> _Planes:
     """The frame at that time, from 0 to 1: one shot, or one fading into the next."""
     before, *after = (shot for shot in shots if shot.begin <= now <= shot.end)
     frame = before.seen(now, width, height)
@@ -306,10 +309,10 @@ def _frame(shots: Sequence[_Shot], now: float, width: int, height: int) -> Plane
     return frame
 
 
-def _encoded(frames: Iterable[Planes], count: int, width: int, height: int, fps: int) -> bytes:
+def _encoded(frames: Iterable[_Planes], count: int, width: int, height: int, fps: int) -> bytes:
     """The frames as an MP4 file."""
     file = io.BytesIO()
-    # room for the index is left in front, by a generous bound on its entries: moving it there later needs a second file
+    # room for the index, by a generous bound on its entries, since moving it to the front needs a second file
     with av.open(file, "w", format="mp4", options={"moov_size": str(4096 + 32 * count)}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"

@@ -1,0 +1,114 @@
+"""One call to the provider: sign it as late as can be, send it, read the answer."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from kling_async.protocol import wire
+from kling_async.protocol.auth import Signer
+from kling_async.protocol.errors import (
+    AccountError,
+    AuthenticationError,
+    ConnectError,
+    GatewayError,
+    InvalidRequestError,
+    KlingError,
+    Outcome,
+    ProtocolError,
+    TransportError,
+)
+from kling_async.protocol.models import Task
+from kling_async.protocol.providers import Provider
+from kling_async.protocol.wire import Request, Response
+from kling_async.typing import Body, Transport, WallClock
+
+__all__ = ["Api"]
+
+T = TypeVar("T")
+
+_RESIGN = frozenset({1000, 1002, 1003, 1004})
+"""A new token may help: skew, expiry, and the two for which one try is reasonable (API reference, errors)."""
+
+
+class Api:
+    """The provider's calls, each one attempt.
+
+    Args:
+        transport: carries the requests.
+        signer: makes the Authorization header.
+        provider: whose URLs and capabilities.
+        clock: Unix seconds, for the token.
+    """
+
+    def __init__(self, transport: Transport, signer: Signer, provider: Provider, clock: WallClock) -> None:
+        self.transport = transport
+        self.provider = provider
+        self._signer = signer
+        self._clock = clock
+        self._answered = False
+
+    async def create(self, request: Request, body: Body) -> Task:
+        """Submit a task; the error's ``outcome`` says whether one may exist."""
+        return await self._call(request, wire.read_created, body)
+
+    async def task(self, endpoint: str, task_id: str) -> Task:
+        """Read one task by its task_id or, where the provider looks those up, external_task_id."""
+        return await self._read(wire.query(self.provider, endpoint, task_id), wire.read_task)
+
+    async def page(self, endpoint: str, page: int, page_size: int) -> Sequence[Task]:
+        """Read one page of the list of tasks, counted from 1."""
+        request = wire.list_page(self.provider, endpoint, page=page, page_size=page_size)
+        return await self._read(request, wire.read_page)
+
+    def stops_account(self, error: KlingError) -> bool:
+        """Whether every other submit would fail with *error* too, so that none should be tried.
+
+        That is a refused credential, an account that may not pay, and, from a client that never had a good answer, one
+        that no Kling sent: then the base URL or the network is wrong.
+        """
+        match error:
+            case AuthenticationError():
+                return True
+            case AccountError(code=code):
+                return code != 1103
+            case GatewayError(http_status=401 | 403 | 402):
+                return True
+            case GatewayError(html=True) | ConnectError():
+                return not self._answered
+            case _:
+                return False
+
+    def stops_model(self, error: KlingError) -> bool:
+        """Whether every other submit for the same model would fail with *error* too."""
+        match error:
+            case AccountError(code=1103) | InvalidRequestError(code=1203):
+                return True
+            case _:
+                return False
+
+    async def _read(self, request: Request, read: Callable[[Response], T]) -> T:
+        try:
+            return await self._call(request, read)
+        except (TransportError, ProtocolError) as error:
+            error.outcome = Outcome.NOT_CREATED  # reading pays nothing
+            raise
+
+    async def _call(self, request: Request, read: Callable[[Response], T], body: Body | None = None) -> T:
+        try:
+            return await self._once(request, read, body)
+        except AuthenticationError as error:
+            if error.code not in _RESIGN or not self._signer.renew():
+                raise
+        return await self._once(request, read, body)
+
+    async def _once(self, request: Request, read: Callable[[Response], T], body: Body | None) -> T:
+        authorization = self._signer.bearer(self._clock())
+        response = await self.transport.send(request, authorization=authorization, body=body)
+        try:
+            answer = read(response)
+        except ProtocolError:
+            raise
+        except KlingError:
+            self._answered = True
+            raise
+        self._answered = True
+        return answer

@@ -1,0 +1,487 @@
+"""The client: what a caller submits to, waits with and downloads by."""
+
+import asyncio
+import contextlib
+import os
+import random
+import ssl as tls
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment
+
+import aiohttp
+import attrs
+
+from kling_async.api import Api
+from kling_async.downloads import Downloads, is_file
+from kling_async.engine import Engine, Options
+from kling_async.handles import TaskHandle
+from kling_async.instrumentation import Hook, Hooks
+from kling_async.protocol import auth, identity
+from kling_async.protocol.auth import Credentials
+from kling_async.protocol.errors import (
+    ConcurrencyLimitError,
+    ConfigurationError,
+    NotFoundError,
+    RequestError,
+    WaitTimeoutError,
+)
+from kling_async.protocol.models import ImageToVideo, Task, VideoRequest
+from kling_async.protocol.providers import KLING, Provider
+from kling_async.protocol.schedule import Polling
+from kling_async.retries import Retries
+from kling_async.streams import Completions, Requests, default_name
+from kling_async.transport import AiohttpTransport, default_ssl
+from kling_async.typing import Transport, WallClock
+
+__all__ = ["KlingClient", "Statistics", "animate"]
+
+
+@attrs.frozen
+class Statistics:
+    """What a client is doing.
+
+    Attributes:
+        waiting: requests in line for a slot.
+        in_flight: tasks submitted or being submitted and not terminal.
+        limit: how many tasks per model may be in flight, given or learned.
+        succeeded: tasks that succeeded since the client was entered.
+        failed: tasks that ended otherwise.
+        polls: status requests made.
+    """
+
+    waiting: int
+    in_flight: int
+    limit: int
+    succeeded: int
+    failed: int
+    polls: int
+
+
+class KlingClient:
+    """Submits requests to Kling or a gateway, waits for their tasks, downloads their videos.
+
+    Use it as ``async with``; where that is awkward (a notebook), use it at once and call `aclose` at the end. It
+    works in one event loop at a time, and again in a later one.
+
+    Args:
+        credentials: `APIKey` or `AccessKey`.
+        provider: whose API: `KLING`, `KLING_CN`, `COMETAPI`, `EZMODEL`, ``new_api(url)``, or any ``.at(base_url)``.
+        max_in_flight: tasks in flight at once for each model, at least 1; None learns it from Kling's
+            refusals, which cost nothing, beginning at 5.
+        max_uploads: bodies over 64 KiB on their way at once, at least 1.
+        polling: when tasks are asked for.
+        retries: how often a call that paid nothing is tried.
+        session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's own.
+        transport: takes the place of aiohttp altogether.
+        proxy: URL of an HTTP proxy for the API and the video host.
+        ssl: the TLS context; None: the system's certificate store.
+        hooks: receive every event, on the event loop.
+        clock: Unix seconds, for tokens.
+        rng: where jitter and random ids come from.
+
+    Raises:
+        ConfigurationError: an option is out of range, or the provider takes no such credential.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        provider: Provider = KLING,
+        *,
+        max_in_flight: int | None = None,
+        max_uploads: int = 4,
+        polling: Polling | None = None,
+        retries: Retries | None = None,
+        session: aiohttp.ClientSession | None = None,
+        transport: Transport | None = None,
+        proxy: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        hooks: Sequence[Hook] = (),
+        clock: WallClock = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        for name, value in (("max_in_flight", max_in_flight), ("max_uploads", max_uploads)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+        if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
+            raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
+        self._credentials = credentials
+        self.provider = provider
+        self._polling = polling or Polling()
+        self._retries = retries or Retries()
+        self._session = session
+        self._transport = transport
+        self._proxy = proxy
+        self._ssl = ssl
+        self._clock = clock
+        self._options = Options(
+            account=auth.account(credentials),
+            secret=auth.secret(credentials),
+            max_in_flight=max_in_flight,
+            max_uploads=max_uploads,
+            polling=self._polling,
+            retries=self._retries,
+            hooks=Hooks(hooks),
+            rng=rng or random.SystemRandom(),
+        )
+        self._engine: Engine | None = None
+        self._downloads: Downloads | None = None
+
+    @classmethod
+    def from_env(
+        cls, provider: str | None = None, env: Mapping[str, str] = os.environ, **options: Any
+    ) -> Self:
+        """A client from environment variables.
+
+        Keys: ``KLING_API_KEY``, or ``KLING_ACCESS_KEY`` with ``KLING_SECRET_KEY`` (also ``KLINGAI_...``),
+        ``COMETAPI_KEY``, ``EZMODEL_API_KEY``. ``KLING_PROVIDER`` and ``KLING_BASE_URL`` choose. ``HTTPS_PROXY``,
+        ``NO_PROXY`` and ``SSL_CERT_FILE`` are obeyed.
+
+        Args:
+            provider: ``kling``, ``kling-cn``, ``cometapi`` or ``ezmodel``; wins over ``KLING_PROVIDER``.
+            env: the variables.
+            **options: as for the constructor.
+
+        Raises:
+            ConfigurationError: no key, or keys of several providers and no choice.
+        """
+        credentials, chosen = auth.choose(env, provider)
+        options.setdefault("proxy", _proxy_for(chosen.base_url, env))
+        if "ssl" not in options and env.get("SSL_CERT_FILE"):
+            options["ssl"] = default_ssl(env["SSL_CERT_FILE"])
+        return cls(credentials, chosen, **options)
+
+    def __repr__(self) -> str:
+        """The client by its provider; never its key."""
+        return f"<KlingClient {self.provider.name} at {self.provider.base_url}>"
+
+    async def __aenter__(self) -> Self:
+        self._running()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self, *, drain: float = 0) -> list[TaskHandle]:
+        """Stop, and return the tasks that still run at Kling.
+
+        Requests in line are withdrawn. A submit on its way is waited for: its answer is worth a task.
+
+        Args:
+            drain: seconds to wait for running tasks first.
+        """
+        engine = self._engine
+        if engine is None:
+            return []
+        left = await engine.stop(drain)
+        if self._engine is engine:
+            self._engine = None
+        return [TaskHandle(engine, flight) for flight in left]
+
+    async def submit(self, request: VideoRequest, *, key: str | None = None, wait: bool = True) -> TaskHandle:
+        """Submit *request*; returns when Kling has acknowledged the task.
+
+        Cancelling this before the POST begins withdraws the request. Afterwards the POST goes on, and the task is in
+        `tasks`.
+
+        Args:
+            request: what to make.
+            key: your name for this one paid video; the same key and request is the same task.
+            wait: False raises instead of waiting for a slot.
+
+        Raises:
+            RequestError: refused here, with every problem; nothing was sent.
+            ConcurrencyLimitError: no slot was free, with ``wait=False``.
+            ResponseLostError: the answer was lost, a task may exist; never sent again by itself.
+            KlingError: Kling or the gateway refused; ``outcome`` says whether to submit again.
+        """
+        engine = self._running()
+        flight = engine.new_flight(request, key)
+        engine.join(flight)
+        if not wait:
+            await engine.check(flight)
+            engine.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
+        await engine.acknowledged(flight)
+        return TaskHandle(engine, flight)
+
+    def submit_soon(self, request: VideoRequest, *, key: str | None = None) -> TaskHandle:
+        """Put *request* in line and return at once; the handle can be withdrawn while it waits.
+
+        What goes wrong, also with its pictures, is raised by the handle's ``result()``.
+        """
+        engine = self._running()
+        flight = engine.new_flight(request, key)
+        engine.join(flight)
+        engine.spawn(engine.check_quietly(flight))
+        return TaskHandle(engine, flight)
+
+    async def run(
+        self,
+        request: VideoRequest,
+        *,
+        key: str | None = None,
+        timeout: float | None = 3600,
+        save_to: str | Path | None = None,
+    ) -> Task:
+        """Submit *request* and wait for its video.
+
+        Args:
+            request: what to make.
+            key: your name for this one paid video.
+            timeout: seconds from this call, for everything but the download; None waits until ``Polling.give_up``.
+            save_to: where to download the video: a folder, or a path that ends in ``.mp4``.
+
+        Raises:
+            WaitTimeoutError: the time is over; the task goes on, and the error has its token.
+            KlingError: as `submit`, `TaskHandle.result` and `download`.
+        """
+        target = None if save_to is None else _free_target(save_to)
+        engine = self._running()
+        flight = engine.new_flight(request, key)
+        engine.join(flight)
+        handle = TaskHandle(engine, flight)
+        try:
+            async with asyncio.timeout(timeout):
+                await engine.acknowledged(flight)
+                task = await handle.result(timeout=None)
+        except TimeoutError as error:
+            if isinstance(error, WaitTimeoutError):
+                raise
+            raise flight.about(WaitTimeoutError(f"no video within {timeout:g} s")) from error
+        if target is not None:
+            await self._save(task, target, key or default_name(request))
+        return task
+
+    def completions(
+        self,
+        requests: Requests,
+        *,
+        timeout: float | None = 3600,
+        ordered: bool = False,
+        save_to: str | Path | None = None,
+    ) -> Completions:
+        """Submit many requests and iterate over their completions as they come.
+
+        Args:
+            requests: any iterable or async iterable of requests or ``(key, request)``, taken one by one as slots are free.
+            timeout: seconds per task from its acknowledgement; a late one is a completion with `WaitTimeoutError`.
+            ordered: hand them out in the order of the requests.
+            save_to: the folder for the videos.
+        """
+        folder = None if save_to is None else Path(save_to).expanduser()
+        if folder is not None and is_file(folder):
+            raise RequestError(f"save_to must be a folder for many videos, not {folder}")
+
+        async def save(task: Task, name: str) -> Path:
+            assert folder is not None  # only called with one
+            return await self._save(task, folder, name)
+
+        return Completions(
+            self._running,
+            requests,
+            timeout=timeout,
+            ordered=ordered,
+            save=None if folder is None else save,
+        )
+
+    def attach(self, token: str) -> TaskHandle:
+        """The handle of a task by its token; it is polled from now on.
+
+        Raises:
+            RequestError: the token is malformed, or of another provider or account.
+        """
+        parsed = identity.Token.parse(token)
+        host = urlsplit(self.provider.base_url).netloc
+        if parsed.host != host or parsed.account != self._options.account:
+            raise RequestError(
+                f"the token is of another account or provider: {parsed.provider} at {parsed.host}"
+            )
+        engine = self._running()
+        return TaskHandle(engine, engine.attach(parsed))
+
+    def tasks(self) -> list[TaskHandle]:
+        """Handles of all tasks not yet terminal, the earliest first."""
+        engine = self._engine
+        return [] if engine is None else [TaskHandle(engine, flight) for flight in engine.live]
+
+    async def get_task(self, task_id: str, kind: type[VideoRequest] = ImageToVideo) -> Task:
+        """Read one task.
+
+        Args:
+            task_id: Kling's task_id or, where the provider looks those up, the external_task_id.
+            kind: the class of its request.
+
+        Raises:
+            NotFoundError: there is no such task in this account.
+            KlingError: the provider could not be asked, after the client's retries.
+        """
+        return await self._running().read(kind.endpoint, task_id)
+
+    async def list_tasks(
+        self, kind: type[VideoRequest] = ImageToVideo, *, page_size: int = 30
+    ) -> AsyncIterator[Task]:
+        """Yield the account's tasks of one *kind*, page by page.
+
+        The order is the provider's and undocumented; a task made meanwhile can shift others onto the next page, so each
+        is yielded once by its task_id.
+
+        Args:
+            kind: the class of their requests.
+            page_size: tasks a call, 1 to 500.
+
+        Raises:
+            UnsupportedError: the provider has no list.
+            RequestError: *page_size* is out of range.
+        """
+        if not 1 <= page_size <= 500:
+            raise RequestError(f"page_size must be from 1 to 500, not {page_size!r}")
+        engine = self._running()
+        seen: set[str | None] = set()
+        for page in range(1, 1001):  # the API's last page number
+            tasks = await engine.page(kind.endpoint, page, page_size)
+            for task in tasks:
+                if task.task_id not in seen:
+                    seen.add(task.task_id)
+                    yield task
+            if len(tasks) < page_size:
+                return
+
+    async def download(self, task: Task | TaskHandle, to: str | Path) -> Path:
+        """Download the video of a task that succeeded; returns the file.
+
+        Args:
+            task: the task, or its handle.
+            to: a path that ends in ``.mp4`` is the file; anything else a folder, made if need be. In a folder the file is
+                called by the handle's key, else the task_id. Nothing is overwritten.
+
+        Raises:
+            DownloadError: the file was not written. The task is paid; downloading again costs nothing.
+            LookupError: the task has no video.
+        """
+        target = Path(to).expanduser()
+        if isinstance(task, TaskHandle):
+            return await self._save(task.task, target, task.key)
+        return await self._save(task, target, None)
+
+    def statistics(self) -> Statistics:
+        """What the client is doing now."""
+        engine = self._engine
+        if engine is None:
+            return Statistics(0, 0, 0, 0, 0, 0)
+        waiting = engine.submission.waiting
+        return Statistics(
+            waiting=waiting,
+            in_flight=len(engine.live) - waiting,
+            limit=engine.submission.limit,
+            succeeded=engine.succeeded,
+            failed=engine.failed,
+            polls=engine.pollers.polls,
+        )
+
+    def _running(self) -> Engine:
+        """The engine of this event loop, started on first use."""
+        loop = asyncio.get_running_loop()
+        engine = self._engine
+        if engine is not None and engine.loop is not loop and engine.running and not engine.loop.is_closed():
+            raise ConfigurationError("the client is at work in another event loop: give each loop its own")
+        if engine is None or engine.loop is not loop or not engine.running:
+            if engine is not None and engine.loop is loop and not engine.ended:
+                raise ConfigurationError("the client is being closed")
+            engine = self._engine = self._new_engine()
+        return engine
+
+    def _new_engine(self) -> Engine:
+        transport = self._transport
+        closers: list[Any] = []
+        if transport is None:
+            transport = AiohttpTransport(self._session, self._proxy, self._ssl)
+            closers.append(transport.aclose)
+        signer = auth.Signer(self._credentials)
+        api = Api(transport, signer, self.provider, self._clock)
+        engine = Engine(api, self._options, closers)
+        self._downloads = Downloads(
+            self._open_session,
+            fresh=self._fresh,
+            in_thread=engine.in_thread,
+            retries=self._retries,
+            rng=self._options.rng,
+            hooks=self._options.hooks,
+            proxy=self._proxy,
+        )
+        closers.append(self._downloads.aclose)
+        engine.start()
+        return engine
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """The session for the video host: nothing of the API's in it."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._ssl or default_ssl()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def _save(self, task: Task, to: Path, name: str | None) -> Path:
+        self._running()
+        assert self._downloads is not None  # made with the engine
+        return await self._downloads.save(task, to, name=name)
+
+    async def _fresh(self, task: Task) -> Task:
+        """*task* as the provider shows it today; its kind is not written on it, so each is asked for."""
+        read = self._running().read
+        *others, last = sorted(self.provider.endpoints, reverse=True)
+        for endpoint in others:
+            with contextlib.suppress(NotFoundError):
+                return await read(endpoint, task.task_id or "")
+        return await read(last, task.task_id or "")
+
+
+async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".", **fields: Any) -> Path:
+    """Turn one picture into one video file: the whole way in one call.
+
+    Args:
+        image: the picture; see `Image`.
+        prompt: what happens.
+        to: a folder, or a path that ends in ``.mp4``.
+        **fields: further fields of `ImageToVideo`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigurationError: no key in the environment; see `KlingClient.from_env`.
+        KlingError: whatever went wrong, and what it means for your money.
+    """
+    request = ImageToVideo(image=image, prompt=prompt, **fields)
+    target = _free_target(to)
+    async with KlingClient.from_env() as kling:
+        handle = await kling.submit(request, key=default_name(request))
+        await handle.result()
+        return await kling.download(handle, target)
+
+
+def _free_target(to: str | Path) -> Path:
+    """The place to save to, refused before anything is paid if a file is there already."""
+    path = Path(to).expanduser()
+    if is_file(path) and path.exists():
+        raise RequestError(f"{path} exists and is not overwritten", advice="choose another name")
+    return path
+
+
+def _proxy_for(base_url: str, env: Mapping[str, str]) -> str | None:
+    """The proxy for *base_url* by the usual variables."""
+    proxy = env.get("HTTPS_PROXY") or env.get("https_proxy")
+    excluded = env.get("NO_PROXY") or env.get("no_proxy") or ""
+    host = urlsplit(base_url).netloc
+    if not proxy or not base_url.startswith("https:"):
+        return None
+    return None if proxy_bypass_environment(host, {"no": excluded}) else proxy

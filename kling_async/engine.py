@@ -1,0 +1,414 @@
+"""Owns every POST and every poll of one client in one event loop, and all that is known of its tasks.
+
+Everything runs in one task group inside one task of the engine, so that no caller's cancellation reaches a POST, no
+exception group leaves the package, and a bug of ours ends every waiter with one `EngineError` instead of
+a hang. News of a task comes through one door, `Engine.observe`, whoever brings it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+
+from kling_async import bodies
+from kling_async.api import Api
+from kling_async.flight import Flight
+from kling_async.instrumentation import Completed, Hooks
+from kling_async.pollers import Pollers
+from kling_async.protocol import identity, lifecycle, wire
+from kling_async.protocol.errors import EngineError, KlingError, WaitTimeoutError
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.protocol.schedule import Polling
+from kling_async.retries import Retries, retrying
+from kling_async.submission import Submission
+
+__all__ = ["Engine", "Options"]
+
+T = TypeVar("T")
+logger = logging.getLogger("kling_async")
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """What an engine is told by its client; see `kling_async.KlingClient`."""
+
+    account: str
+    secret: bytes = attrs.field(repr=False)
+    max_in_flight: int | None
+    max_uploads: int
+    polling: Polling
+    retries: Retries
+    hooks: Hooks
+    rng: random.Random
+
+
+class _Stopped(Exception):  # noqa: N818 - no error: it ends the task group
+    """Raised inside the task group to end it."""
+
+
+class Engine:
+    """One client at work in one event loop, from `start` to `stop`.
+
+    Args:
+        api: the provider's calls.
+        options: how to work.
+        closers: close what was opened for this engine; called at its end.
+    """
+
+    def __init__(
+        self, api: Api, options: Options, closers: Sequence[Callable[[], Awaitable[None]]] = ()
+    ) -> None:
+        self.api = api
+        self._closers = closers
+        self.loop = asyncio.get_running_loop()
+        self.closing = False
+        self._options = options
+        self._hooks = options.hooks
+        self._order = itertools.count()
+        self._live: dict[int, Flight] = {}
+        self._named: dict[str, Flight] = {}
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="kling-async")
+        self._backlog: list[Coroutine[Any, Any, None]] = []
+        self._group: asyncio.TaskGroup | None = None
+        self._halt = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._main: asyncio.Task[None] | None = None
+        self._bug: BaseException | None = None
+        self.succeeded = self.failed = 0
+        self.submission = Submission(
+            api,
+            json_body=lambda document: bodies.json_body(document, self.in_thread),
+            spawn=self.spawn,
+            observe=self.observe,
+            max_in_flight=options.max_in_flight,
+            max_uploads=options.max_uploads,
+            retries=options.retries,
+            rng=options.rng,
+            hooks=self._hooks,
+        )
+        self.pollers = Pollers(
+            api, polling=options.polling, rng=options.rng, observe=self.observe, hooks=self._hooks
+        )
+        self.read = retrying(
+            api.task, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
+        )
+        self.page = retrying(
+            api.page, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
+        )
+
+    # Running
+
+    def start(self) -> None:
+        """Begin to work, in a task of the engine's own."""
+        self._main = self.loop.create_task(self._run(), name="kling-async engine")
+
+    @property
+    def running(self) -> bool:
+        """Whether it can take requests."""
+        return not self.closing and not self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has closed everything, or never began."""
+        return self._main is None or self._main.done()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run *coroutine* in the task group; an exception it lets out is a bug of ours and ends the engine."""
+        if self._group is None:
+            self._backlog.append(coroutine)
+        else:
+            self._group.create_task(coroutine)
+
+    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a blocking *function* in a thread of the engine's own."""
+        return await self.loop.run_in_executor(self._threads, function, *arguments)
+
+    async def stop(self, drain: float) -> list[Flight]:
+        """Take no more requests, wait up to *drain* seconds for tasks, then end; returns what still runs.
+
+        A POST that is out is waited for, whatever *drain* says: its answer is worth a task.
+        """
+        if self._main is None:
+            return []
+        self.closing = True
+        try:
+            if not self._main.done():
+                self.submission.stop(lambda: KlingError("the client was closed before it was submitted"))
+                await self.submission.quiet()
+                if drain > 0:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(drain):
+                            await self._idle.wait()
+        finally:
+            left = list(self._live.values())
+            self._halt.set()
+            await _finish(self._main)
+        return left
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                backlog, self._backlog = self._backlog, []
+                for coroutine in backlog:
+                    self.spawn(coroutine)
+                for _ in range(self._options.polling.pollers):
+                    self.spawn(self.pollers.work())
+                await self._halt.wait()
+                raise _Stopped
+        except BaseExceptionGroup as errors:
+            _, bugs = errors.split(_Stopped)
+            if bugs is not None:
+                self._bug = _first_leaf(bugs)
+                logger.error("the engine failed", exc_info=self._bug)
+        finally:
+            self.closing = True
+            self._close()
+            for close in self._closers:
+                await close()
+
+    def _close(self) -> None:
+        """Nothing runs any more: end every wait."""
+        for coroutine in self._backlog:
+            coroutine.close()
+        self.pollers.stop()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for flight in list(self._live.values()):
+            flight.error = flight.about(self._farewell())
+            flight.announce()
+
+    def _farewell(self) -> KlingError:
+        if self._bug is None:
+            return WaitTimeoutError("the client was closed, the task goes on")
+        error = EngineError(f"the engine failed: {type(self._bug).__name__}: {self._bug}")
+        error.__cause__ = self._bug
+        return error
+
+    # Tasks
+
+    @property
+    def live(self) -> Sequence[Flight]:
+        """Every task not yet terminal, the earliest first."""
+        return list(self._live.values())
+
+    def new_flight(self, request: VideoRequest, key: str | None) -> Flight:
+        """A flight for *request*, not yet in line."""
+        if self.closing:
+            raise self._bug_or(KlingError("the client is closed"))
+        endpoint = request.endpoint
+        return Flight(
+            order=next(self._order),
+            key=key,
+            endpoint=endpoint,
+            slot_key=(endpoint, request.model_name),
+            task=Task(None, request.external_task_id, TaskStatus.INTENDED),
+            token="",
+            request=request,
+        )
+
+    def join(self, flight: Flight) -> None:
+        """Put *flight* in line in its place; it leaves after `check`."""
+        self.submission.join(flight)
+        self._live[flight.order] = flight
+        self._idle.clear()
+
+    async def check(self, flight: Flight) -> None:
+        """Check the pictures of a flight in line, name it and let it go when its turn comes.
+
+        Where the same key and request are in flight already, it becomes that one's mirror.
+
+        Raises:
+            RequestError: with every problem of its pictures; nothing was sent.
+        """
+        request = flight.request
+        assert request is not None  # attached tasks are not checked
+        try:
+            resolved = await self.in_thread(bodies.resolve, request)
+            external_task_id = request.external_task_id or self._derive(flight, resolved.images)
+            prepared = wire.create(
+                request, self.api.provider, resolved.images, external_task_id=external_task_id
+            )
+        except BaseException as error:
+            self.withdraw(flight, error if isinstance(error, KlingError) else None)
+            raise
+        if not flight.in_line:
+            return
+        for warning in resolved.warnings:
+            logger.warning("%s: %s", flight.key or "request", warning)
+        same = self._named.get(external_task_id)
+        if same is not None:
+            self._mirror(flight, same)
+            return
+        self._named[external_task_id] = flight
+        flight.task = attrs.evolve(flight.task, external_task_id=external_task_id)
+        flight.token = self._token(flight)
+        flight.prepared = prepared
+        self.submission.ready(flight)
+
+    async def check_quietly(self, flight: Flight) -> None:
+        """`check`, for nobody who waits: what is wrong is told by the flight's own end."""
+        with contextlib.suppress(KlingError):
+            await self.check(flight)
+
+    async def acknowledged(self, flight: Flight) -> None:
+        """Check *flight* and wait until Kling has acknowledged it; cancelled before its POST, it is withdrawn.
+
+        Raises:
+            KlingError: it was refused, or its answer was lost.
+        """
+        await self.check(flight)
+        try:
+            await flight.wait(lambda each: each.submitted or each.error is not None)
+        except asyncio.CancelledError:
+            self.withdraw(flight)
+            raise
+        if flight.acknowledged_at is None and flight.error is not None:
+            raise flight.error
+
+    def withdraw(self, flight: Flight, error: KlingError | None = None) -> bool:
+        """Take *flight* back if its POST has not begun; False: it has."""
+        if not self.submission.withdraw(flight):
+            return False
+        seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
+        error = error or KlingError("withdrawn before it was submitted")
+        self.observe(flight, seen, flight.about(error))
+        self.submission.dispatch(flight.slot_key)
+        return True
+
+    def _mirror(self, flight: Flight, same: Flight) -> None:
+        """*flight* wants what *same* already is: it leaves the line and shows what happens there."""
+        self.submission.withdraw(flight)
+        del self._live[flight.order]
+
+        def reflect(_: Flight) -> None:
+            flight.task, flight.error, flight.token = same.task, same.error, same.token
+            flight.acknowledged_at = same.acknowledged_at
+            flight.announce()
+
+        same.listen(reflect)
+        reflect(same)
+        self.submission.dispatch(flight.slot_key)
+
+    def attach(self, token: identity.Token) -> Flight:
+        """The flight of *token*: the one there is, or a new one that is polled from now on."""
+        task = Task(token.task_id, token.external_task_id, TaskStatus.SUBMITTED)
+        name = task.external_task_id or token.text
+        if name in self._named:
+            return self._named[name]
+        flight = Flight(
+            order=next(self._order),
+            key=token.key or None,
+            endpoint=token.endpoint,
+            slot_key=(token.endpoint, ""),
+            task=task,
+            token=token.text,
+            acknowledged_at=self.loop.time(),
+        )
+        self._live[flight.order] = self._named[name] = flight
+        self._idle.clear()
+        self.submission.hold(flight)
+        self.pollers.watch(flight)
+        return flight
+
+    def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
+        """Judge what was *seen* of a task, act on it, and announce it. The one door for all news."""
+        before = flight.task
+        if lifecycle.is_terminal(before.status):
+            return
+        flight.task = lifecycle.observe(before, seen)
+        flight.error = error
+        if flight.done:
+            self._complete(flight)
+        elif before.task_id is None and flight.acknowledged_at is not None:
+            flight.token = self._token(flight)
+            self.pollers.watch(flight)
+        if flight.task.status is TaskStatus.UNKNOWN is not before.status:
+            logger.warning("task %s has a status nobody documents; polling goes on", flight.task.task_id)
+        flight.announce()
+
+    def _complete(self, flight: Flight) -> None:
+        task = flight.task
+        if task.task_id is not None:
+            flight.token = self._token(flight)
+        if task.status is TaskStatus.FAILED and flight.error is None:
+            flight.error = flight.about(task.failure())
+        if task.status is TaskStatus.SUCCEED:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        flight.prepared = None
+        self.pollers.forget(flight)
+        del self._live[flight.order]
+        for name in (task.external_task_id, flight.token):
+            if name is not None and self._named.get(name) is flight:
+                del self._named[name]
+        if not self._live:
+            self._idle.set()
+        generation = None
+        if task.created_at is not None and task.updated_at is not None:
+            generation = (task.updated_at - task.created_at).total_seconds()
+        since = flight.acknowledged_at
+        self._hooks.tell(
+            Completed(
+                key=flight.key,
+                task_id=task.task_id,
+                external_task_id=task.external_task_id,
+                status=task.status,
+                error=flight.error,
+                polls=flight.polls,
+                generation=generation,
+                elapsed=None if since is None else self.loop.time() - since,
+            )
+        )
+        self.submission.release(flight)
+
+    def _bug_or(self, error: KlingError) -> KlingError:
+        return error if self._bug is None else self._farewell()
+
+    def _derive(self, flight: Flight, images: Mapping[str, Any]) -> str:
+        assert flight.request is not None  # the caller has checked it
+        key = flight.key
+        return identity.derive_external_task_id(
+            namespace="" if key is not None else f"{self._options.rng.getrandbits(128):x}",
+            account=self._options.account,
+            key=key or "",
+            request_hash=identity.request_hash(flight.request, images),
+            generation=0,
+            secret=self._options.secret,
+        )
+
+    def _token(self, flight: Flight) -> str:
+        return identity.Token(
+            provider=self.api.provider.name,
+            host=urlsplit(self.api.provider.base_url).netloc,
+            account=self._options.account,
+            endpoint=flight.endpoint,
+            task_id=flight.task.task_id,
+            external_task_id=flight.task.external_task_id,
+            key=flight.key or "",
+        ).text
+
+
+async def _finish(task: "asyncio.Task[None]") -> None:
+    """Wait for the engine's own task although the waiter is being cancelled: it ends promptly."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.shield(asyncio.wait([task]))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+def _first_leaf(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = errors.exceptions[0]
+    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,124 @@
+"""One task as the engine keeps it, from the caller's request to its end: small, slotted, without a coroutine."""
+
+import asyncio
+from collections.abc import Callable
+
+import attrs
+
+from kling_async.protocol import wire
+from kling_async.protocol.errors import KlingError
+from kling_async.protocol.lifecycle import is_terminal
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+
+__all__ = ["Flight", "SlotKey"]
+
+SlotKey = tuple[str, str]
+"""Endpoint and model: what one concurrency limit of the account counts."""
+
+
+@attrs.define(eq=False)
+class Flight:
+    """The state of one task.
+
+    Attributes:
+        order: its place among all; earlier ones go first.
+        key: the caller's name for it, None where none was given.
+        endpoint: the kind of task, the last piece of the endpoint's path.
+        slot_key: whose slot it takes.
+        task: the last snapshot.
+        token: finds it again.
+        request: what is to be submitted; None for a task attached from a token.
+        prepared: what is sent, once its pictures are checked; None before.
+        error: why it ended without a video.
+        acknowledged_at: when Kling acknowledged it or we attached to it, seconds of the loop's clock.
+        taken_at: when it joined the queue, seconds of the loop's clock.
+        missing_since: since when the server has said it knows no such task.
+        polls: how often it was asked for.
+        in_line: waits for a slot, and can still be withdrawn.
+        holds_slot: occupies a slot.
+        listeners: told of every change; None while nobody listens.
+    """
+
+    order: int
+    key: str | None
+    endpoint: str
+    slot_key: SlotKey
+    task: Task
+    token: str
+    request: VideoRequest | None = None
+    prepared: wire.Request | None = None
+    error: KlingError | None = None
+    acknowledged_at: float | None = None
+    taken_at: float = 0.0
+    missing_since: float | None = None
+    polls: int = 0
+    in_line: bool = False
+    holds_slot: bool = False
+    listeners: list[Callable[["Flight"], None]] | None = None
+
+    def __lt__(self, other: "Flight") -> bool:
+        """By order, for the queue of its slot key."""
+        return self.order < other.order
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will happen to it here."""
+        return is_terminal(self.task.status)
+
+    @property
+    def submitted(self) -> bool:
+        """Whether Kling has acknowledged it, or it ended without."""
+        return self.acknowledged_at is not None or self.done
+
+    def about(self, error: KlingError) -> KlingError:
+        """*error* with this task's names on it."""
+        return error.about(
+            key=self.key,
+            task_id=self.task.task_id,
+            external_task_id=self.task.external_task_id,
+            token=self.token,
+        )
+
+    def listen(self, listener: Callable[["Flight"], None]) -> None:
+        """Have *listener* told of every change from now on."""
+        if self.listeners is None:
+            self.listeners = []
+        self.listeners.append(listener)
+
+    def unlisten(self, listener: Callable[["Flight"], None]) -> None:
+        """Stop telling *listener*, if it was told."""
+        if self.listeners and listener in self.listeners:
+            self.listeners.remove(listener)
+
+    def announce(self) -> None:
+        """Tell the listeners."""
+        for listener in tuple(self.listeners or ()):
+            listener(self)
+
+    async def wait(self, reached: Callable[["Flight"], bool]) -> None:
+        """Wait until *reached* is true of this flight; cancelling the wait does not touch the task."""
+        if reached(self):
+            return
+        future = asyncio.get_running_loop().create_future()
+
+        def listener(flight: "Flight") -> None:
+            if reached(flight) and not future.done():
+                future.set_result(None)
+
+        self.listen(listener)
+        try:
+            await future
+        finally:
+            self.unlisten(listener)
+
+    def result(self) -> Task:
+        """The task that succeeded.
+
+        Raises:
+            KlingError: it ended otherwise.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.task.status is TaskStatus.FAILED:
+            raise self.about(self.task.failure())
+        return self.task

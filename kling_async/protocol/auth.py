@@ -1,0 +1,223 @@
+"""The credential: what it is, how it is found in the environment, and the bearer token it becomes.
+
+Two kinds (API reference, hosts and authentication): an API key is sent as it is; an access key signs, with
+its secret, a token of half an hour. No repr, message or fingerprint here shows any of them.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from kling_async.protocol.errors import ConfigurationError
+from kling_async.protocol.providers import PROVIDERS, Provider, new_api
+
+__all__ = ["APIKey", "AccessKey", "Credentials", "Signer", "account", "choose", "secret"]
+
+_AROUND: Final = " \t\r\n\f\v\"'`\u2018\u2019\u201c\u201d\u00a0\u200b\ufeff"
+"""What gets copied along with a key: blanks, quotes straight and curly, a byte order mark."""
+
+
+def _cleaned(key: str) -> str:
+    """*key* without what was copied along with it; what is left is printable ASCII or refused."""
+    if not isinstance(key, str):
+        raise ConfigurationError(f"a key must be text, not {type(key).__name__}", advice="give the key")
+    text = key.strip(_AROUND)
+    if text[:7].lower() == "bearer ":
+        text = text[7:].strip(_AROUND)
+    if not text:
+        raise ConfigurationError("the key is empty", advice="give the key")
+    if not all("!" <= sign <= "~" for sign in text):
+        raise ConfigurationError(
+            "the key holds a blank, a control character or a letter that is not plain ASCII",
+            advice="copy the key again",
+        )
+    return text
+
+
+@attrs.frozen
+class APIKey:
+    """An API key, of Kling or of a gateway.
+
+    Attributes:
+        key: cleaned of quotes, white space, a byte order mark and ``Bearer``; never shown.
+
+    Raises:
+        ConfigurationError: nothing is left, or something that cannot be in a header.
+    """
+
+    key: str = attrs.field(repr=False, converter=_cleaned)
+
+
+@attrs.frozen
+class AccessKey:
+    """An access key and its secret, which sign tokens for Kling's own hosts.
+
+    Attributes:
+        access_key: cleaned as `APIKey.key` is; never shown.
+        secret_key: the same.
+
+    Raises:
+        ConfigurationError: as for `APIKey`.
+    """
+
+    access_key: str = attrs.field(repr=False, converter=_cleaned)
+    secret_key: str = attrs.field(repr=False, converter=_cleaned)
+
+
+Credentials = APIKey | AccessKey
+"""What proves to a provider who pays."""
+
+
+def account(credentials: Credentials) -> str:
+    """A fingerprint that names the account, 16 hexadecimal digits; the key cannot be found from it.
+
+    Of an access key its secret is no part: a new secret is the same account.
+    """
+    name = credentials.key if isinstance(credentials, APIKey) else credentials.access_key
+    return hashlib.blake2b(name.encode(), digest_size=8, person=b"kling-account").hexdigest()
+
+
+def secret(credentials: Credentials) -> bytes:
+    """What only the holder of the credential knows: keys the idempotency keys derived for it."""
+    return (credentials.key if isinstance(credentials, APIKey) else credentials.secret_key).encode()
+
+
+_LIFETIME: Final = 1800
+"""Seconds a token is valid, as in every official sample; the longest allowed is not documented."""
+
+_RENEWAL: Final = 300
+"""Seconds before its end at which a token is renewed: more than a slow upload takes."""
+
+_LEEWAY: Final = 5
+"""Seconds that Kling's clock may be behind ours."""
+
+
+@attrs.define(eq=False)
+class Signer:
+    """Makes the ``Authorization`` header of every request, and signs again no more often than it must."""
+
+    credentials: Credentials
+    _header: str = attrs.field(init=False, default="", repr=False)
+    _signed: float = attrs.field(init=False, default=math.inf, repr=False)
+
+    def bearer(self, now: float) -> str:
+        """The header's value at *now*, Unix seconds.
+
+        A token is renewed 300 s before it ends, and when the clock was set back behind its signing: it would
+        not yet be valid there.
+        """
+        if isinstance(self.credentials, APIKey):
+            return f"Bearer {self.credentials.key}"
+        if not self._signed <= now < self._signed + _LIFETIME - _RENEWAL:
+            self._header = f"Bearer {_token(self.credentials, int(now))}"
+            self._signed = now
+        return self._header
+
+    def renew(self) -> bool:
+        """Forget the token, since it was refused; whether signing again can help."""
+        self._signed = math.inf
+        return isinstance(self.credentials, AccessKey)
+
+
+def _token(credentials: AccessKey, now: int) -> str:
+    import jwt  # an API key, what most have, needs none
+
+    claims = {"iss": credentials.access_key, "exp": now + _LIFETIME, "nbf": now - _LEEWAY}
+    return jwt.encode(claims, credentials.secret_key, algorithm="HS256")
+
+
+_ACCESS: Final = ("KLING_ACCESS_KEY", "KLINGAI_ACCESS_KEY")
+_SECRET: Final = ("KLING_SECRET_KEY", "KLINGAI_SECRET_KEY")
+
+
+def choose(env: Mapping[str, str], provider: str | None = None) -> tuple[Credentials, Provider]:
+    """The credential and the provider that environment variables name.
+
+    *provider*, else ``KLING_PROVIDER``, chooses among `PROVIDERS` and ``new-api``; ``KLING_BASE_URL`` points
+    it elsewhere, and alone chooses the provider of that host. Otherwise the keys that are set decide. An API
+    key goes before an access key.
+
+    Raises:
+        ConfigurationError: no key, keys of several providers and no choice, an access key without its secret,
+            an unknown provider.
+    """
+    base_url = env.get("KLING_BASE_URL", "").strip(_AROUND)
+    name = (provider or env.get("KLING_PROVIDER", "")).strip(_AROUND).lower()
+    chosen = _named(name, base_url) if name else _at_host(base_url)
+    if chosen is not None:
+        credentials = _found(env, chosen)
+        if credentials is None:
+            raise ConfigurationError(f"no key for {chosen.name}", advice=f"set {_variables(chosen)}")
+    else:
+        credentials, chosen = _only(env)
+    return credentials, chosen.at(base_url) if base_url else chosen
+
+
+def _named(name: str, base_url: str) -> Provider:
+    if name == "new-api":
+        if not base_url:
+            raise ConfigurationError("new-api has no address of its own", advice="set KLING_BASE_URL")
+        return new_api(base_url)
+    if name not in PROVIDERS:
+        known = ", ".join([*PROVIDERS, "new-api"])
+        raise ConfigurationError(f"there is no provider {name!r}", advice=f"choose one of {known}")
+    return PROVIDERS[name]
+
+
+def _at_host(base_url: str) -> Provider | None:
+    """The provider whose own host *base_url* names."""
+    within = f"{base_url}/"
+    return next((one for one in PROVIDERS.values() if within.startswith(f"{one.base_url}/")), None)
+
+
+def _only(env: Mapping[str, str]) -> tuple[Credentials, Provider]:
+    """The one provider whose key is set; of those that share their variables the first."""
+    families: dict[tuple[str, ...], Provider] = {}
+    for one in PROVIDERS.values():
+        families.setdefault(one.env, one)
+    found = [(key, one) for one in families.values() if (key := _found(env, one)) is not None]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        wanted = ", or ".join(_variables(one) for one in families.values())
+        raise ConfigurationError("no key", advice=f"set {wanted}")
+    names = " and ".join(name for _, one in found for name in _set(env, one))
+    raise ConfigurationError(
+        f"keys of several providers are set: {names}",
+        advice=f"set KLING_PROVIDER to one of {', '.join(one.name for _, one in found)}",
+    )
+
+
+def _found(env: Mapping[str, str], provider: Provider) -> Credentials | None:
+    """The credential that *env* holds for *provider*."""
+    if key := _first(env, provider.env):
+        return APIKey(env[key])
+    if not provider.takes_access_key:
+        return None
+    access, secret = _first(env, _ACCESS), _first(env, _SECRET)
+    if access and secret:
+        return AccessKey(env[access], env[secret])
+    if access or secret:
+        missing = " or ".join(_SECRET if access else _ACCESS)
+        raise ConfigurationError(f"{access or secret} is set without its other half", advice=f"set {missing}")
+    return None
+
+
+def _first(env: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """The first of *names* that is set and not blank, or nothing."""
+    return next((name for name in names if env.get(name, "").strip(_AROUND)), "")
+
+
+def _set(env: Mapping[str, str], provider: Provider) -> list[str]:
+    """The variables that `_found` took the credential from."""
+    key = _first(env, provider.env)
+    return [key] if key else [_first(env, _ACCESS), _first(env, _SECRET)]
+
+
+def _variables(provider: Provider) -> str:
+    """What to set for *provider*, in words."""
+    pair = f" (or {_ACCESS[0]} and {_SECRET[0]})" if provider.takes_access_key else ""
+    return f"{provider.env[0]}{pair}"

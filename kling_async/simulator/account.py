@@ -1,0 +1,230 @@
+"""One account at Kling: what it accepts, the tasks it has and what they cost. Knows no HTTP."""
+
+import hmac
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from attrs import define, field
+
+from kling_async.simulator import media, pictures, rules, schemas
+from kling_async.simulator.ledger import Ledger, Made
+from kling_async.simulator.messages import Refusal
+from kling_async.simulator.tasks import Generation, TaskTable
+
+Seconds = float | tuple[float, float] | Callable[[Mapping[str, Any]], float]
+
+_DAY = 86_400.0
+
+
+@define(kw_only=True, eq=False)
+class Account:
+    """The account whose tasks the simulator keeps. Attributes that are settings may be changed while it runs.
+
+    Attributes:
+        seconds: How long a generation takes: seconds, a (low, high) range to draw from for each task, or
+            a function of the request's body. Default: about what current models need (API reference,
+            timings).
+        submitted_share: The share of that time, 0 to 1, during which the task is still `submitted`.
+        parallel: How many tasks may be in flight at once, None for any number.
+        parallel_by_model: Models that are counted on their own, with their number.
+        account_code: While not None, every create is refused with this code, e.g. 1102 for an empty account.
+        policy_marker: A prompt that contains it is refused with 1301.
+        fail_marker: A prompt that contains it is accepted and fails.
+        purge_after: Seconds from the end of a task until Kling has forgotten it.
+        url_valid: Seconds for which a result's URL works, from the reply that carries it. Default: until
+            the purge.
+        lookup: Whether a task is found by its `external_task_id` too.
+        rng: Draws the generation times.
+        render: Makes the videos; None serves a placeholder of a few bytes.
+        public_url: Base of the results' URLs, without a slash at the end.
+        validates_schema: Whether requests are held against the JSON Schema. Default: whether `jsonschema` is
+            installed; without it only the rules that span fields are applied.
+        ledger: What was made and asked.
+    """
+
+    seconds: Seconds = (60.0, 120.0)
+    submitted_share: float = 0.1
+    parallel: int | None = 5
+    parallel_by_model: Mapping[str, int | None] = field(factory=dict)
+    account_code: int | None = None
+    policy_marker: str = "[policy]"
+    fail_marker: str = "[fail]"
+    purge_after: float = 30 * _DAY
+    url_valid: float | None = None
+    lookup: bool = True
+    rng: Random = field(factory=lambda: Random(0))  # noqa: S311 - a schedule, not a secret
+    render: media.Render | None = None
+    public_url: str = "http://127.0.0.1"
+    validates_schema: bool = field(factory=schemas.can_validate)
+    ledger: Ledger = field(init=False, factory=Ledger)
+    _tasks: TaskTable = field(init=False, factory=TaskTable)
+    _jobs: dict[str, media.VideoJob] = field(init=False, factory=dict)
+    _videos: dict[str, bytes] = field(init=False, factory=dict)
+    # apart from `rng`, so that the number of requests does not change how long tasks take
+    _ids: Random = field(init=False, factory=lambda: Random(0))  # noqa: S311 - the same
+    _last_id: int = field(init=False, default=880_000_000_000_000_000)
+    _url_key: bytes = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._url_key = self._ids.randbytes(16)
+
+    def create(self, kind: str, body: dict[str, Any], now: float) -> Generation:
+        """Make a task, or refuse.
+
+        Raises:
+            Refusal: In this order: the account's state, the request, the content policy, a known
+                `external_task_id`, no free slot. Nothing is made and nothing is billed.
+        """
+        if self.account_code is not None:
+            raise Refusal(self.account_code)
+        accepted = self._checked(kind, body)
+        if self.policy_marker in accepted.prompts:
+            raise Refusal(1301)
+        name = accepted.external_task_id
+        if name is not None and self._tasks.by_external_id(name, now) is not None:
+            raise Refusal(1201, f"External_task_id {name} already exists")
+        slots, limit = "", self.parallel
+        if accepted.model in self.parallel_by_model:
+            slots, limit = accepted.model, self.parallel_by_model[accepted.model]
+        if limit is not None and self._tasks.in_flight(now, slots) >= limit:
+            raise Refusal(1303)
+        task = self._made(kind, body, accepted, slots, now)
+        self._tasks.add(task)
+        self._record(task, body)
+        if self.render is not None and not task.failure:
+            self._jobs[task.video_id] = _video_job(task, body, accepted)
+        return task
+
+    def find(self, kind: str, name: str, now: float) -> Generation:
+        """The task of *kind* with this id or custom id.
+
+        Raises:
+            Refusal: 1201, there is none or it is purged.
+        """
+        task = self._tasks.by_task_id(name, now)
+        if task is None and self.lookup:
+            task = self._tasks.by_external_id(name, now)
+        if task is None or task.kind != kind:
+            raise Refusal(1201, f"Task not found by id/external id: {name}")
+        return task
+
+    def page(self, kind: str, number: int, size: int, now: float) -> list[Generation]:
+        """Page *number* (from 1) of the tasks of *kind*, newest first."""
+        return self._tasks.page(kind, number, size, now)
+
+    def in_flight(self, now: float) -> int:
+        """How many tasks are not terminal at *now*; calls must come in the order of time."""
+        return self._tasks.in_flight(now)
+
+    def request_id(self) -> str:
+        """Another id for a reply."""
+        return str(UUID(int=self._ids.getrandbits(128), version=4))
+
+    def video_url(self, task: Generation, now: float) -> str:
+        """The signed URL of the task's video (API reference, query: it expires with the video)."""
+        end = task.purged if self.url_valid is None else now + self.url_valid
+        token = self._url_token(task.video_id, int(end))
+        return f"{self.public_url}/videos/{task.video_id}.mp4?token={token}"
+
+    def video(self, video_id: str, token: str, now: float) -> bytes | None:
+        """The video's bytes, rendered if they are not yet; None if the URL is not, or no longer, good."""
+        task = self._tasks.by_video(video_id, now)
+        expires = token.partition("-")[0]
+        if task is None or not expires.isdecimal() or now >= int(expires):
+            return None
+        if not hmac.compare_digest(token, self._url_token(video_id, int(expires))):
+            return None
+        if video_id in self._videos:
+            return self._videos[video_id]
+        if self.render is None or video_id not in self._jobs:
+            return media.placeholder(video_id, task.task_id)
+        self.store_video(video_id, self.render(self._jobs[video_id]))
+        return self._videos[video_id]
+
+    def job(self, video_id: str, now: float) -> media.VideoJob | None:
+        """What is to be rendered before this video can be served; None if nothing is."""
+        return self._jobs.get(video_id) if self._tasks.by_video(video_id, now) is not None else None
+
+    def store_video(self, video_id: str, content: bytes) -> None:
+        """Keep a rendered video and let go of the pictures it was made from."""
+        self._videos[video_id] = content
+        self._jobs.pop(video_id, None)
+
+    def _checked(self, kind: str, body: dict[str, Any]) -> rules.Accepted:
+        if self.validates_schema:
+            schemas.validate(kind, body)
+            return rules.check(kind, body)
+        try:
+            return rules.check(kind, body)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # a wrong type, which the schema would have named
+            raise Refusal(1200, "The request parameters are invalid") from None
+
+    def _made(
+        self, kind: str, body: Mapping[str, Any], accepted: rules.Accepted, slots: str, now: float
+    ) -> Generation:
+        failure = "mask ratio mismatch" if accepted.mask_mismatch else ""
+        if self.fail_marker in accepted.prompts:
+            failure = "content risk control"
+        seconds = self._drawn_seconds(body)
+        return Generation(
+            task_id=self._next_id(),
+            external_task_id=accepted.external_task_id,
+            kind=kind,
+            model=accepted.model,
+            created=now,
+            started=now + seconds * self.submitted_share,
+            ended=now + seconds,
+            purged=now + seconds + self.purge_after,
+            failure=failure,
+            units=accepted.units,
+            video_id=self._next_id(),
+            duration=accepted.duration,
+            watermark=accepted.watermark,
+            slots=slots,
+        )
+
+    def _record(self, task: Generation, body: dict[str, Any]) -> None:
+        self.ledger.made.append(
+            Made(
+                task_id=task.task_id,
+                external_task_id=task.external_task_id,
+                kind=task.kind,
+                body=pictures.without_pictures(body),
+                created=task.created,
+                ended=task.ended,
+                succeeds=not task.failure,
+                units=Decimal(0) if task.failure or task.units is None else task.units,
+            )
+        )
+        self.ledger.most_in_flight = max(self.ledger.most_in_flight, self._tasks.in_flight(task.created))
+
+    def _drawn_seconds(self, body: Mapping[str, Any]) -> float:
+        if callable(self.seconds):
+            return self.seconds(body)
+        if isinstance(self.seconds, tuple):
+            return self.rng.uniform(*self.seconds)
+        return self.seconds
+
+    def _next_id(self) -> str:
+        self._last_id += self._ids.randrange(1, 10**6)
+        return str(self._last_id)
+
+    def _url_token(self, video_id: str, expires: int) -> str:
+        digest = hmac.digest(self._url_key, f"{video_id}:{expires}".encode(), "sha256")
+        return f"{expires}-{digest.hex()[:32]}"
+
+
+def _video_job(task: Generation, body: Mapping[str, Any], accepted: rules.Accepted) -> media.VideoJob:
+    return media.VideoJob(
+        video_id=task.video_id,
+        images=accepted.frames,
+        tail=accepted.tail,
+        camera=body.get("camera_control"),
+        seconds=float(task.duration),
+        # image2video has no such field: the frame follows the picture
+        aspect_ratio=body.get("aspect_ratio", "16:9") if task.kind == "multi-image2video" else None,
+    )

@@ -1,0 +1,106 @@
+"""The simulator on a port: the one place where it meets a clock, a socket and threads."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from kling_async.simulator.core import Simulator
+from kling_async.simulator.media import VideoJob
+
+_LARGEST_BODY = 128 * 1024 * 1024  # four pictures of 10 MB in base64 are 54 MB
+
+
+def make_app(simulator: Simulator, *, clock: Callable[[], float] = time.time) -> web.Application:
+    """An application that answers every request through *simulator*.
+
+    The results' URLs begin with `simulator.public_url`: set it to where the application is reached, as
+    `serve` does.
+
+    Args:
+        simulator: Answers.
+        clock: Gives Unix seconds.
+    """
+    renderer = _Renderer(simulator)
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.read()
+        await renderer.make_ready(request.raw_path, clock())
+        reply = simulator.handle(request.method, request.raw_path, request.headers, body, clock())
+        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+
+    async def close_renderer(_: web.Application) -> None:
+        await renderer.aclose()
+
+    app = web.Application(client_max_size=_LARGEST_BODY)
+    app.router.add_route("*", "/{path:.*}", answer)
+    app.on_cleanup.append(close_renderer)
+    return app
+
+
+@asynccontextmanager
+async def serve(
+    simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0, clock: Callable[[], float] = time.time
+) -> AsyncGenerator[str]:
+    """Serve *simulator* while the block runs; yields the base URL and makes it the simulator's `public_url`.
+
+    Args:
+        simulator: Answers.
+        host: The address to listen at.
+        port: The port; 0 takes a free one.
+        clock: Gives Unix seconds.
+
+    Raises:
+        OSError: The port is taken.
+    """
+    runner = web.AppRunner(make_app(simulator, clock=clock), access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        name = f"[{host}]" if ":" in host else host
+        simulator.public_url = f"http://{name}:{runner.addresses[0][1]}"
+        yield simulator.public_url
+    finally:
+        await runner.cleanup()
+
+
+class _Renderer:
+    """Renders each video once, beside the event loop, however many ask for it at the same time."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
+        self._running: dict[str, asyncio.Future[bytes]] = {}
+
+    async def make_ready(self, path: str, now: float) -> None:
+        """Return once a GET of *path* needs no rendering."""
+        job = self._simulator.pending_render(path, now)
+        if job is None or self._simulator.render is None:
+            return
+        running = self._running.get(job.video_id)
+        if running is None:
+            running = self._start(job, self._simulator.render)
+        # one who leaves does not take the video from the others
+        await asyncio.shield(running)
+
+    async def aclose(self) -> None:
+        """Wait for the threads; what has not begun is dropped."""
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _start(self, job: VideoJob, render: Callable[[VideoJob], bytes]) -> "asyncio.Future[bytes]":
+        running = asyncio.get_running_loop().run_in_executor(self._executor, render, job)
+        self._running[job.video_id] = running
+
+        def keep(done: "asyncio.Future[bytes]") -> None:
+            del self._running[job.video_id]
+            if not done.cancelled() and done.exception() is None:
+                self._simulator.store_video(job.video_id, done.result())
+
+        running.add_done_callback(keep)
+        return running
+
+    def _close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)

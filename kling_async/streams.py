@@ -1,0 +1,371 @@
+"""Many requests in, completions out as they come.
+
+A feeder takes requests one by one as slots are free; what ends waits here until it is read. `Completions` is what
+the caller holds; the feeder and the engine hold only the `_Stream` behind it, so that a stream which the caller
+dropped is collected and stops its feeder.
+"""
+
+import asyncio
+import collections
+import heapq
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import attrs
+
+from kling_async.engine import Engine
+from kling_async.flight import Flight, SlotKey
+from kling_async.protocol.errors import DownloadError, KlingError, RequestError, WaitTimeoutError
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+
+__all__ = ["Completion", "Completions", "Requests", "default_name"]
+
+Requests = (
+    Iterable[VideoRequest | tuple[str, VideoRequest]] | AsyncIterable[VideoRequest | tuple[str, VideoRequest]]
+)
+"""What a stream takes: requests, or pairs of a key and a request."""
+
+LEAST_BOUND = 16
+"""How many completions may wait unread however small the limit is."""
+
+
+@attrs.frozen
+class Completion:
+    """One request of a stream that came to its end.
+
+    Attributes:
+        index: its place among the requests, from 0.
+        key: the caller's name for it; where none was given, made of its picture's name.
+        request: the request.
+        task: the last snapshot.
+        error: why there is no video, or no file; None: all went well.
+        path: the saved file, with ``save_to``.
+        resumed: known as finished from an earlier run; no call was made.
+    """
+
+    index: int
+    key: str
+    request: VideoRequest
+    task: Task
+    error: KlingError | None = None
+    path: Path | None = None
+    resumed: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a video, and the file if one was wanted."""
+        return self.error is None
+
+    def result(self) -> Task:
+        """The task, or its error raised."""
+        if self.error is not None:
+            raise self.error
+        return self.task
+
+
+@attrs.define(eq=False)
+class _Item:
+    """One request on its way through the stream."""
+
+    index: int
+    key: str
+    request: VideoRequest
+    task: Task
+    token: str | None = None
+    timed: bool = False
+    ended: bool = False
+
+
+SaveVideo = Callable[[Task, str], Awaitable[Path]]
+
+
+@attrs.define(eq=False)
+class _Stream:
+    """What happens behind a `Completions`, without holding it."""
+
+    engine: Engine
+    requests: Requests
+    timeout: float | None
+    ordered: bool
+    save: SaveVideo | None
+    ready: dict[int, Completion] = attrs.field(factory=dict[int, Completion])
+    deadlines: list[tuple[float, int, _Item, Flight]] = attrs.field(factory=list[Any])
+    timer: asyncio.TimerHandle | None = None
+    news: asyncio.Event = attrs.field(factory=asyncio.Event)
+    room: asyncio.Event = attrs.field(factory=asyncio.Event)
+    feeder: "asyncio.Task[None] | None" = None
+    taken: int = 0
+    given: int = 0
+    fed: bool = False
+    closed: bool = False
+    failure: BaseException | None = None
+    names: collections.Counter[str] = attrs.field(factory=collections.Counter[str])
+
+    # The reader's side
+
+    def take(self) -> Completion | None:
+        """The next completion to hand out, if it is there."""
+        index = self.given if self.ordered else next(iter(self.ready), None)
+        completion = None if index is None else self.ready.pop(index, None)
+        if completion is not None:
+            self.given += 1
+            self.room.set()
+        return completion
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every request was taken and every completion handed out."""
+        return self.fed and self.given == self.taken
+
+    def close(self) -> None:
+        """Take no more requests; tasks go on."""
+        self.closed = True
+        self.ready.clear()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.stop_feeding()
+        self.news.set()
+
+    def stop_feeding(self) -> None:
+        """Take no more requests; what is in flight is still delivered."""
+        if self.feeder is not None:
+            self.feeder.cancel()
+        self.fed = True
+
+    # The feeder's side
+
+    async def feed(self) -> None:
+        """Take requests for as long as there are any, each when its slot is free."""
+        self.feeder = asyncio.current_task()
+        slot_key: SlotKey | None = None
+        try:
+            requests = _iterate(self.requests)
+            while not self.fed:
+                await self._room(slot_key)
+                try:
+                    key, request = _pair(await anext(requests))
+                except StopAsyncIteration:
+                    break
+                slot_key = (request.endpoint, request.model_name)
+                await self._submit(key, request)
+        except asyncio.CancelledError:
+            if not self.fed and not self.engine.closing:
+                raise
+        except Exception as error:  # whatever the caller's iterable raises ends the stream, not the engine
+            self.failure = self.failure or error
+        finally:
+            self.fed = True
+            self.news.set()
+
+    async def _room(self, slot_key: SlotKey | None) -> None:
+        """Wait until one more may be taken: the unread are bounded, and the last one's slots are not all held."""
+        while self.taken - self.given >= max(2 * self.engine.submission.limit, LEAST_BOUND):
+            self.room.clear()
+            await self.room.wait()
+        if slot_key is not None:
+            await self.engine.submission.room(slot_key)
+
+    async def _submit(self, key: str | None, request: VideoRequest) -> None:
+        task = Task(None, request.external_task_id, TaskStatus.INTENDED)
+        item = _Item(self.taken, key or self._name(request), request, task)
+        self.taken += 1
+        try:
+            flight = self.engine.new_flight(request, key)
+            self.engine.join(flight)
+            await self.engine.check(flight)
+        except KlingError as error:
+            self._end(item, error.about(key=item.key))
+            if not isinstance(error, RequestError):
+                raise
+        except asyncio.CancelledError:
+            self._end(item, KlingError("the client was closed before it was submitted").about(key=item.key))
+            raise
+        else:
+            listener = self._listener(item)
+            flight.listen(listener)
+            listener(flight)
+
+    def _name(self, request: VideoRequest) -> str:
+        name = default_name(request)
+        self.names[name] += 1
+        return name if self.names[name] == 1 else f"{name}-{self.names[name]}"
+
+    # The engine's side
+
+    def _listener(self, item: _Item) -> Callable[[Flight], None]:
+        def listener(flight: Flight) -> None:
+            item.task, item.token = flight.task, flight.token
+            if item.ended:
+                return
+            if flight.done or flight.error is not None:
+                self._landed(item, flight)
+            elif flight.acknowledged_at is not None and not item.timed and self.timeout is not None:
+                item.timed = True
+                deadline = flight.acknowledged_at + self.timeout
+                heapq.heappush(self.deadlines, (deadline, item.index, item, flight))
+                self._set_timer()
+
+        return listener
+
+    def _landed(self, item: _Item, flight: Flight) -> None:
+        error = flight.error
+        if error is None and self.save is not None and not self.closed:
+            item.ended = True
+            self.engine.spawn(self._save(item, self.save))
+            return
+        self._end(item, error)
+        if error is not None and flight.done and self.engine.api.stops_account(_cause(error)):
+            self.failure = self.failure or error
+            self.stop_feeding()
+
+    async def _save(self, item: _Item, save: SaveVideo) -> None:
+        names = {"key": item.key, "task_id": item.task.task_id, "token": item.token}
+        try:
+            path = await save(item.task, item.key)
+        except KlingError as error:
+            self._end(item, error.about(**names))
+        except asyncio.CancelledError:
+            self._end(item, DownloadError("the client was closed during the download").about(**names))
+            raise
+        else:
+            self._end(item, None, path)
+
+    def _end(self, item: _Item, error: KlingError | None, path: Path | None = None) -> None:
+        item.ended = True
+        if not self.closed:
+            self.ready[item.index] = Completion(item.index, item.key, item.request, item.task, error, path)
+        self.news.set()
+
+    def _set_timer(self) -> None:
+        if self.timer is None and self.deadlines and not self.closed:
+            self.timer = self.engine.loop.call_at(self.deadlines[0][0], self._expire)
+
+    def _expire(self) -> None:
+        self.timer = None
+        now = self.engine.loop.time()
+        while self.deadlines and (self.deadlines[0][0] <= now or self.deadlines[0][2].ended):
+            _, _, item, flight = heapq.heappop(self.deadlines)
+            if not item.ended:
+                what = f"no video within {self.timeout:g} s of its acknowledgement"
+                self._end(item, flight.about(WaitTimeoutError(what)))
+        self._set_timer()
+
+
+class Completions:
+    """The completions of a stream of requests: an async iterator and an async context manager.
+
+    Each request yields exactly one `Completion`; a failed task is a value. An exception out of the stream means
+    that it could not go on: the requests' own iterable raised, or the account cannot pay or log in; it
+    comes once, after everything in flight was delivered.
+
+    Requests are taken one by one as slots are free. Completions nobody reads are bounded, at twice the limit and at
+    least 16: beyond it nothing new is submitted, while what is paid for is polled. Leaving early (``break``, an
+    exception, `aclose`) stops taking requests; submitted tasks go on and are in ``client.tasks()``.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Engine],
+        requests: Requests,
+        *,
+        timeout: float | None,
+        ordered: bool,
+        save: SaveVideo | None,
+    ) -> None:
+        self._start = start
+        self._arguments = (requests, timeout, ordered, save)
+        self._stream: _Stream | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Completion:
+        """The next completion.
+
+        Raises:
+            StopAsyncIteration: every request has come to its end, or the stream was closed.
+            Exception: what ended the taking of requests, once, after all that was in flight.
+        """
+        if self._closed:
+            raise StopAsyncIteration
+        stream = self._begun()
+        while (completion := stream.take()) is None:
+            if stream.closed or stream.exhausted:
+                failure, stream.failure = stream.failure, None
+                await self.aclose()
+                raise failure or StopAsyncIteration
+            stream.news.clear()
+            await stream.news.wait()
+        return completion
+
+    async def aclose(self) -> None:
+        """Stop taking requests; tasks go on. What was not read is dropped from the stream, not from the client."""
+        self._closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def _begun(self) -> _Stream:
+        if self._stream is None:
+            engine = self._start()
+            stream = self._stream = _Stream(engine, *self._arguments)
+            engine.spawn(stream.feed())
+            weakref.finalize(self, _abandon, stream).atexit = False
+        return self._stream
+
+
+def _abandon(stream: _Stream) -> None:
+    """The caller dropped the stream; collection may happen in any thread, at any time."""
+    if not stream.engine.loop.is_closed():
+        stream.engine.loop.call_soon_threadsafe(stream.close)
+
+
+def default_name(request: VideoRequest) -> str:
+    """What a request without a key is called: its first picture's name, else ``video``."""
+    for source in (getattr(request, "image", None), *getattr(request, "image_list", ()), "video"):
+        if isinstance(source, Path) or (isinstance(source, str) and len(source) <= 4096):
+            stem = Path(str(source).split("?", 1)[0]).stem
+            if stem and not str(source).startswith(("data:", "/9j/", "iVBORw0KGgo")):
+                return stem
+    return "video"
+
+
+def _pair(item: Any) -> tuple[str | None, VideoRequest]:
+    match item:
+        case VideoRequest():
+            return None, item
+        case (str() as key, VideoRequest() as request):
+            return key, request
+        case _:
+            raise RequestError(
+                f"a stream takes requests or pairs of key and request, not {type(item).__name__}"
+            )
+
+
+async def _iterate(requests: Requests) -> AsyncIterator[Any]:
+    if isinstance(requests, AsyncIterable):
+        async for item in cast("AsyncIterable[Any]", requests):
+            yield item
+    else:
+        iterator: Iterator[Any] = iter(requests)
+        for item in iterator:
+            yield item
+
+
+def _cause(error: KlingError) -> KlingError:
+    """What is behind an error that only says the answer was lost."""
+    return error.__cause__ if isinstance(error.__cause__, KlingError) else error

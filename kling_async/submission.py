@@ -1,0 +1,344 @@
+"""From a checked request to Kling's acknowledgement: the queue, the slot, the upload place, the POST, its end.
+
+One line per slot key keeps the order of its requests; lines do not block each other. A request in line costs no
+coroutine. The POST belongs to the engine: whoever asked for it may stop waiting, and it goes on.
+"""
+
+import asyncio
+import copy
+import heapq
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import attrs
+
+from kling_async.api import Api
+from kling_async.flight import Flight, SlotKey
+from kling_async.instrumentation import Hooks, Retried, Submitted, Waiting
+from kling_async.protocol import wire
+from kling_async.protocol.errors import (
+    AlreadyExistsError,
+    ConcurrencyLimitError,
+    KlingError,
+    Outcome,
+    RateLimitError,
+    ResponseLostError,
+)
+from kling_async.protocol.models import Task, TaskStatus
+from kling_async.protocol.slots import LONGEST_WAIT, Slots
+from kling_async.retries import Retries, retrying
+from kling_async.typing import Body
+
+__all__ = ["Submission"]
+
+LARGE = 64 * 1024
+"""Bytes from which a body takes an upload place: what asyncio buffers anyway is no upload."""
+
+
+@attrs.define(eq=False)
+class _Line:
+    """The requests of one slot key, in order, and its slots."""
+
+    slots: Slots
+    queue: list[Flight] = attrs.field(factory=list[Flight])
+    timer: asyncio.TimerHandle | None = None
+    watchers: list[asyncio.Future[None]] = attrs.field(factory=list[asyncio.Future[None]])
+
+
+class Submission:
+    """Submits flights in order, each when it has its slot.
+
+    Args:
+        api: makes the call.
+        json_body: turns a document into a body that can be sent.
+        spawn: runs a coroutine in the engine's task group.
+        observe: the engine's one door for news of a task.
+        max_in_flight: tasks at once per slot key; None: learned.
+        max_uploads: bodies over 64 KiB on their way at once.
+        retries: for what by proof made nothing.
+        rng: jitter.
+        hooks: told of waits, retries and acknowledgements.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        json_body: Callable[[Mapping[str, Any]], Body],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        observe: Callable[[Flight, Task, KlingError | None], None],
+        max_in_flight: int | None,
+        max_uploads: int,
+        retries: Retries,
+        rng: random.Random,
+        hooks: Hooks,
+    ) -> None:
+        self._api = api
+        self._json_body = json_body
+        self._spawn = spawn
+        self._observe = observe
+        self._max_in_flight = max_in_flight
+        self._places = asyncio.Semaphore(max_uploads)
+        self._retries = retries
+        self._rng = rng
+        self._hooks = hooks
+        self._lines: dict[SlotKey, _Line] = {}
+        self._posts: dict[Flight, asyncio.Task[None]] = {}
+        self._calling: set[Flight] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+        self._pauses = 0
+        self._paused_until = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Requests in line."""
+        return sum(flight.in_line for line in self._lines.values() for flight in line.queue)
+
+    @property
+    def limit(self) -> int:
+        """The largest limit of any slot key, known or assumed."""
+        return max(
+            (line.slots.limit for line in self._lines.values()), default=Slots.of(self._max_in_flight).limit
+        )
+
+    def join(self, flight: Flight) -> None:
+        """Put *flight* in line. It leaves when it is `ready` and its slot is free."""
+        flight.taken_at = asyncio.get_running_loop().time()
+        flight.in_line = True
+        heapq.heappush(self._line(flight.slot_key).queue, flight)
+
+    def ready(self, flight: Flight) -> None:
+        """The pictures of *flight* are checked: it leaves when it is first and has its slot."""
+        self.dispatch(flight.slot_key)
+        if flight.in_line:
+            self._hooks.tell(Waiting(**_names(flight)))
+
+    def withdraw(self, flight: Flight) -> bool:
+        """Take *flight* out of line; False: it has left."""
+        was_in_line, flight.in_line = flight.in_line, False
+        return was_in_line
+
+    def hold(self, flight: Flight) -> None:
+        """Count a task that was not submitted here."""
+        flight.holds_slot = True
+        self._line(flight.slot_key).slots.hold()
+
+    def release(self, flight: Flight) -> None:
+        """A task is terminal: its slot is free for the next in line."""
+        if flight.holds_slot:
+            flight.holds_slot = False
+            self._line(flight.slot_key).slots.release()
+            self.dispatch(flight.slot_key)
+
+    async def room(self, slot_key: SlotKey) -> None:
+        """Wait until a request that joined this line now would leave at once."""
+        line = self._line(slot_key)
+        while not self._has_room(line):
+            watcher = asyncio.get_running_loop().create_future()
+            line.watchers.append(watcher)
+            self.dispatch(slot_key)
+            try:
+                await watcher
+            finally:
+                if watcher in line.watchers:
+                    line.watchers.remove(watcher)
+
+    def dispatch(self, slot_key: SlotKey) -> None:
+        """Send off whoever is first in line for as long as there are slots."""
+        line = self._line(slot_key)
+        if line.timer is not None:
+            line.timer.cancel()
+            line.timer = None
+        loop = asyncio.get_running_loop()
+        while (first := self._first(line)) is not None and first.prepared is not None:
+            if not self._may_leave(line):
+                break
+            heapq.heappop(line.queue)
+            first.in_line = False
+            line.slots.start()
+            self._quiet.clear()
+            self._spawn(self._post(line, first))
+        again = max(line.slots.retry_at, self._paused_until)
+        if (line.queue or line.watchers) and again > loop.time():
+            line.timer = loop.call_at(again, self.dispatch, slot_key)
+        if line.watchers and self._has_room(line):
+            for watcher in line.watchers:
+                if not watcher.done():
+                    watcher.set_result(None)
+
+    async def quiet(self) -> None:
+        """Wait until every POST that is out has been answered. Nothing new leaves: call `stop` first."""
+        await self._quiet.wait()
+
+    def stop(self, error: Callable[[], KlingError]) -> None:
+        """Take everyone out of line and give up what waits to be tried again; what is being sent goes on."""
+        for line in self._lines.values():
+            self._refuse_line(line, error)
+        for flight, post in self._posts.items():
+            if flight not in self._calling:
+                post.cancel()
+
+    def _line(self, slot_key: SlotKey) -> _Line:
+        line = self._lines.get(slot_key)
+        if line is None:
+            line = self._lines[slot_key] = _Line(Slots.of(self._max_in_flight))
+        return line
+
+    def _first(self, line: _Line) -> Flight | None:
+        while line.queue and not line.queue[0].in_line:
+            heapq.heappop(line.queue)
+        return line.queue[0] if line.queue else None
+
+    def _may_leave(self, line: _Line) -> bool:
+        now = asyncio.get_running_loop().time()
+        return now >= self._paused_until and line.slots.is_free(now)
+
+    def _has_room(self, line: _Line) -> bool:
+        return self._first(line) is None and self._may_leave(line)
+
+    async def _post(self, line: _Line, flight: Flight) -> None:
+        """One flight from its slot to its acknowledgement, its refusal, or its unknown end."""
+        task = asyncio.current_task()
+        assert task is not None  # we run in one
+        self._posts[flight] = task
+        try:
+            seen = await self._submit(flight)
+        except ConcurrencyLimitError:
+            line.slots.refuse(asyncio.get_running_loop().time(), self._rng)
+            self._rejoin(line, flight)
+        except RateLimitError as error:
+            line.slots.fail()
+            self._pause(error)
+            self._rejoin(line, flight)
+        except KlingError as error:
+            line.slots.fail()
+            self._ended(line, flight, error)
+        except asyncio.CancelledError:
+            line.slots.fail()
+            sent = flight in self._calling
+            what = (
+                "the client was closed while the request was on its way" if sent else "the client was closed"
+            )
+            self._ended(line, flight, ResponseLostError(what) if sent else KlingError(what))
+            raise
+        else:
+            self._pauses = 0
+            line.slots.accept()
+            flight.holds_slot = True
+            flight.acknowledged_at = asyncio.get_running_loop().time()
+            self._observe(flight, seen, None)
+        finally:
+            self._calling.discard(flight)
+            del self._posts[flight]
+            if not self._posts:
+                self._quiet.set()
+            self.dispatch(flight.slot_key)
+
+    async def _submit(self, flight: Flight) -> Task:
+        loop = asyncio.get_running_loop()
+        left_at = loop.time()
+        slot_wait = left_at - flight.taken_at
+
+        def told(error: KlingError, wait: float) -> None:
+            self._hooks.tell(Retried(error=error, wait=wait, **_names(flight)))
+
+        submit = retrying(
+            self._attempt,
+            self._retries,
+            creating=True,
+            rng=self._rng,
+            fatal=lambda error: isinstance(error, ConcurrencyLimitError | RateLimitError),
+            on_retry=told,
+        )
+        try:
+            seen = await submit(flight)
+        except AlreadyExistsError:
+            # Refused and not charged: the id is ours or the caller's own, so the task is the one wanted.
+            seen = await self._adopt(flight)
+        model = flight.request.model_name if flight.request else ""
+        names = {**_names(flight), "task_id": seen.task_id}
+        upload = loop.time() - left_at
+        self._hooks.tell(Submitted(model_name=model, slot_wait=slot_wait, upload=upload, **names))
+        return seen
+
+    async def _attempt(self, flight: Flight) -> Task:
+        request = flight.prepared
+        assert request is not None  # nobody leaves the line unchecked
+        body = self._json_body(request.document or {})
+        if body.size <= LARGE:
+            return await self._call(flight, request, body)
+        async with self._places:
+            return await self._call(flight, request, body)
+
+    async def _call(self, flight: Flight, request: wire.Request, body: Body) -> Task:
+        self._calling.add(flight)
+        try:
+            seen = await self._api.create(request, body)
+        except KlingError:
+            self._calling.discard(flight)
+            raise
+        self._calling.discard(flight)
+        return seen
+
+    async def _adopt(self, flight: Flight) -> Task:
+        read = retrying(self._api.task, self._retries, creating=False, rng=self._rng)
+        try:
+            return await read(flight.endpoint, flight.task.external_task_id or "")
+        except KlingError as error:
+            error.outcome = Outcome.CREATED
+            raise
+
+    def _rejoin(self, line: _Line, flight: Flight) -> None:
+        flight.in_line = True
+        heapq.heappush(line.queue, flight)
+
+    def _pause(self, error: RateLimitError) -> None:
+        """1302 speaks of the account: nothing of it leaves for a while."""
+        wait = error.retry_after
+        if wait is None:
+            wait = min(2.0**self._pauses, LONGEST_WAIT) * self._rng.uniform(0.8, 1.2)
+        self._pauses += 1
+        until = asyncio.get_running_loop().time() + wait
+        self._paused_until = max(self._paused_until, until)
+
+    def _ended(self, line: _Line, flight: Flight, error: KlingError) -> None:
+        """A submit ended without an acknowledgement: by its outcome it is refused or may exist."""
+        if error.outcome is Outcome.NOT_CREATED:
+            status = TaskStatus.REFUSED
+        else:
+            status = TaskStatus.MAY_EXIST
+            if not isinstance(error, ResponseLostError) and error.outcome is Outcome.MAY_EXIST:
+                lost = ResponseLostError(f"the answer to the submit cannot be trusted: {error.what}")
+                lost.__cause__ = error
+                error = lost
+        seen = Task(None, flight.task.external_task_id, status)
+        self._observe(flight, seen, flight.about(error))
+        if self._api.stops_account(error):
+            for each in self._lines.values():
+                self._refuse_line(each, lambda: _fresh(error))
+        elif self._api.stops_model(error):
+            self._refuse_line(line, lambda: _fresh(error))
+
+    def _refuse_line(self, line: _Line, error: Callable[[], KlingError]) -> None:
+        queue, line.queue = line.queue, []
+        for flight in sorted(queue):
+            if self.withdraw(flight):
+                seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
+                self._observe(flight, seen, flight.about(error()))
+
+
+def _fresh(error: KlingError) -> KlingError:
+    """The same error for another item: without the names of the first."""
+    again = copy.copy(error)
+    again.key = again.task_id = again.external_task_id = again.token = None
+    return again
+
+
+def _names(flight: Flight) -> dict[str, Any]:
+    return {
+        "key": flight.key,
+        "task_id": flight.task.task_id,
+        "external_task_id": flight.task.external_task_id,
+    }
