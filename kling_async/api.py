@@ -62,8 +62,8 @@ class Api:
     def stops_account(self, error: KlingError) -> bool:
         """Whether every other submit would fail with *error* too, so that none should be tried.
 
-        That is a refused credential, an account that may not pay, and, from a client that never had a good answer, one
-        that no Kling sent: then the base URL or the network is wrong.
+        That is a refused credential, an account that may not pay, and, from a client that never had a good
+        answer, one that no Kling sent: then the base URL or the network is wrong.
         """
         match error:
             case AuthenticationError():

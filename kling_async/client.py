@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # public, not in typeshed
 
 import aiohttp
 import attrs
@@ -65,18 +65,20 @@ class Statistics:
 class KlingClient:
     """Submits requests to Kling or a gateway, waits for their tasks, downloads their videos.
 
-    Use it as ``async with``; where that is awkward (a notebook), use it at once and call `aclose` at the end. It
-    works in one event loop at a time, and again in a later one.
+    Use it as ``async with``; where that is awkward (a notebook), use it at once and call `aclose` at the
+    end. It works in one event loop at a time, and again in a later one.
 
     Args:
         credentials: `APIKey` or `AccessKey`.
-        provider: whose API: `KLING`, `KLING_CN`, `COMETAPI`, `EZMODEL`, ``new_api(url)``, or any ``.at(base_url)``.
+        provider: whose API: `KLING`, `KLING_CN`, `COMETAPI`, `EZMODEL`, ``new_api(url)``, or any
+            ``.at(base_url)``.
         max_in_flight: tasks in flight at once for each model, at least 1; None learns it from Kling's
             refusals, which cost nothing, beginning at 5.
         max_uploads: bodies over 64 KiB on their way at once, at least 1.
         polling: when tasks are asked for.
         retries: how often a call that paid nothing is tried.
-        session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's own.
+        session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's
+            own.
         transport: takes the place of aiohttp altogether.
         proxy: URL of an HTTP proxy for the API and the video host.
         ssl: the TLS context; None: the system's certificate store.
@@ -139,8 +141,8 @@ class KlingClient:
         """A client from environment variables.
 
         Keys: ``KLING_API_KEY``, or ``KLING_ACCESS_KEY`` with ``KLING_SECRET_KEY`` (also ``KLINGAI_...``),
-        ``COMETAPI_KEY``, ``EZMODEL_API_KEY``. ``KLING_PROVIDER`` and ``KLING_BASE_URL`` choose. ``HTTPS_PROXY``,
-        ``NO_PROXY`` and ``SSL_CERT_FILE`` are obeyed.
+        ``COMETAPI_KEY``, ``EZMODEL_API_KEY``. ``KLING_PROVIDER`` and ``KLING_BASE_URL`` choose.
+        ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE`` are obeyed.
 
         Args:
             provider: ``kling``, ``kling-cn``, ``cometapi`` or ``ezmodel``; wins over ``KLING_PROVIDER``.
@@ -191,8 +193,8 @@ class KlingClient:
     async def submit(self, request: VideoRequest, *, key: str | None = None, wait: bool = True) -> TaskHandle:
         """Submit *request*; returns when Kling has acknowledged the task.
 
-        Cancelling this before the POST begins withdraws the request. Afterwards the POST goes on, and the task is in
-        `tasks`.
+        Cancelling this before the POST begins withdraws the request. Afterwards the POST goes on, and the
+        task is in `tasks`.
 
         Args:
             request: what to make.
@@ -238,7 +240,8 @@ class KlingClient:
         Args:
             request: what to make.
             key: your name for this one paid video.
-            timeout: seconds from this call, for everything but the download; None waits until ``Polling.give_up``.
+            timeout: seconds from this call, for everything but the download; None waits until
+                ``Polling.give_up``.
             save_to: where to download the video: a folder, or a path that ends in ``.mp4``.
 
         Raises:
@@ -273,12 +276,14 @@ class KlingClient:
         """Submit many requests and iterate over their completions as they come.
 
         Args:
-            requests: any iterable or async iterable of requests or ``(key, request)``, taken one by one as slots are free.
-            timeout: seconds per task from its acknowledgement; a late one is a completion with `WaitTimeoutError`.
+            requests: any iterable or async iterable of requests or ``(key, request)``, taken one by one as
+                slots are free.
+            timeout: seconds per task from its acknowledgement; a late one is a completion with
+                `WaitTimeoutError`.
             ordered: hand them out in the order of the requests.
             save_to: the folder for the videos.
         """
-        folder = None if save_to is None else Path(save_to).expanduser()
+        folder = None if save_to is None else _path(save_to)
         if folder is not None and is_file(folder):
             raise RequestError(f"save_to must be a folder for many videos, not {folder}")
 
@@ -332,8 +337,8 @@ class KlingClient:
     ) -> AsyncIterator[Task]:
         """Yield the account's tasks of one *kind*, page by page.
 
-        The order is the provider's and undocumented; a task made meanwhile can shift others onto the next page, so each
-        is yielded once by its task_id.
+        The order is the provider's and undocumented; a task made meanwhile can shift others onto the next
+        page, so each is yielded once by its task_id.
 
         Args:
             kind: the class of their requests.
@@ -361,17 +366,16 @@ class KlingClient:
 
         Args:
             task: the task, or its handle.
-            to: a path that ends in ``.mp4`` is the file; anything else a folder, made if need be. In a folder the file is
-                called by the handle's key, else the task_id. Nothing is overwritten.
+            to: a path that ends in ``.mp4`` is the file; anything else a folder, made if need be. In a
+                folder the file is called by the handle's key, else the task_id. Nothing is overwritten.
 
         Raises:
             DownloadError: the file was not written. The task is paid; downloading again costs nothing.
             LookupError: the task has no video.
         """
-        target = Path(to).expanduser()
         if isinstance(task, TaskHandle):
-            return await self._save(task.task, target, task.key)
-        return await self._save(task, target, None)
+            return await self._save(task.task, _path(to), task.key)
+        return await self._save(task, _path(to), None)
 
     def statistics(self) -> Statistics:
         """What the client is doing now."""
@@ -469,9 +473,13 @@ async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".
         return await kling.download(handle, target)
 
 
+def _path(to: str | Path) -> Path:
+    return Path(to).expanduser()
+
+
 def _free_target(to: str | Path) -> Path:
     """The place to save to, refused before anything is paid if a file is there already."""
-    path = Path(to).expanduser()
+    path = _path(to)
     if is_file(path) and path.exists():
         raise RequestError(f"{path} exists and is not overwritten", advice="choose another name")
     return path

@@ -177,7 +177,7 @@ def is_file(to: Path) -> bool:
 
 
 def file_name(name: str) -> str:
-    """A file name made of *name* that every system takes: no separator, device name, trailing dot or space."""
+    """A file name made of *name* that every system takes: no separator, device name or trailing dot."""
     return f"{_safe(name.removesuffix('.mp4'))}.mp4"
 
 

@@ -1,8 +1,8 @@
 """Owns every POST and every poll of one client in one event loop, and all that is known of its tasks.
 
-Everything runs in one task group inside one task of the engine, so that no caller's cancellation reaches a POST, no
-exception group leaves the package, and a bug of ours ends every waiter with one `EngineError` instead of
-a hang. News of a task comes through one door, `Engine.observe`, whoever brings it.
+Everything runs in one task group inside one task of the engine, so that no caller's cancellation reaches a
+POST, no exception group leaves the package, and a bug of ours ends every waiter with one `EngineError`
+instead of a hang. News of a task comes through one door, `Engine.observe`, whoever brings it.
 """
 
 import asyncio
@@ -121,7 +121,7 @@ class Engine:
         return self._main is None or self._main.done()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run *coroutine* in the task group; an exception it lets out is a bug of ours and ends the engine."""
+        """Run *coroutine* in the task group; an exception it lets out is a bug and ends the engine."""
         if self._group is None:
             self._backlog.append(coroutine)
         else:
@@ -168,7 +168,7 @@ class Engine:
             _, bugs = errors.split(_Stopped)
             if bugs is not None:
                 self._bug = _first_leaf(bugs)
-                logger.error("the engine failed", exc_info=self._bug)
+                logger.exception("the engine failed", exc_info=self._bug)
         finally:
             self.closing = True
             self._close()
@@ -259,7 +259,7 @@ class Engine:
             await self.check(flight)
 
     async def acknowledged(self, flight: Flight) -> None:
-        """Check *flight* and wait until Kling has acknowledged it; cancelled before its POST, it is withdrawn.
+        """Check *flight* and wait for its acknowledgement; cancelled before its POST, it is withdrawn.
 
         Raises:
             KlingError: it was refused, or its answer was lost.

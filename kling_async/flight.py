@@ -1,4 +1,4 @@
-"""One task as the engine keeps it, from the caller's request to its end: small, slotted, without a coroutine."""
+"""One task as the engine keeps it, from request to end: small, slotted, without a coroutine."""
 
 import asyncio
 from collections.abc import Callable

@@ -71,7 +71,8 @@ class TaskHandle:
     async def result(self, timeout: float | None = 3600) -> Task:
         """Wait for the video.
 
-        Cancelling this wait, or its timeout, does not touch the task: it is polled on and can be waited for again.
+        Cancelling this wait, or its timeout, does not touch the task: it is polled on and can be waited for
+        again.
 
         Args:
             timeout: seconds from this call; None waits until ``Polling.give_up``.

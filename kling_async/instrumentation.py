@@ -112,7 +112,7 @@ class Saved(Event):
 
 
 Hook = Callable[[Event], None]
-"""Receives every event on the event loop: it must be quick and must not block. Its errors are logged, once."""
+"""Receives every event, on the event loop, so it must not block. Its errors are logged, once."""
 
 
 class Hooks:

@@ -126,7 +126,7 @@ class Pollers:
             self.watch(flight, hint)
 
     def _missing(self, flight: Flight) -> None:
-        """The server knows no such task: just after the create that is a lag, for ten minutes it is a loss."""
+        """No such task at the server: just after the create that is a lag, for ten minutes a loss."""
         now = asyncio.get_running_loop().time()
         if flight.acknowledged_at is None or now - flight.acknowledged_at <= PATIENCE:
             return

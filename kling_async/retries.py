@@ -25,8 +25,9 @@ R = TypeVar("R")
 class Retries:
     """How often a call is tried. All times are seconds.
 
-    Only calls that by proof paid nothing are tried again. The wait after the n-th attempt (n = 0, 1, 2 ...) is
-    ``uniform(0, min(max_value, factor * base**n))`` (full jitter); a server's ``Retry-After`` takes its place.
+    Only calls that by proof paid nothing are tried again. The wait after the n-th attempt (n = 0, 1, 2 ...)
+    is ``uniform(0, min(max_value, factor * base**n))`` (full jitter); a server's ``Retry-After`` takes its
+    place.
 
     Attributes:
         attempts: attempts in all, at least 1.
@@ -86,7 +87,7 @@ def retrying(
         on_retry(details["exception"], details["wait"])
 
     decorate = backoff.on_exception(
-        waits,
+        waits,  # type: ignore[arg-type]  # backoff sends the error in, and annotates None
         KlingError,
         max_tries=retries.attempts,
         giveup=lambda error: fatal(error) or not is_retryable(error, creating=creating),  # type: ignore[arg-type]  # only KlingErrors arrive

@@ -1,8 +1,8 @@
 """Many requests in, completions out as they come.
 
-A feeder takes requests one by one as slots are free; what ends waits here until it is read. `Completions` is what
-the caller holds; the feeder and the engine hold only the `_Stream` behind it, so that a stream which the caller
-dropped is collected and stops its feeder.
+A feeder takes requests one by one as slots are free; what ends waits here until it is read. `Completions`
+is what the caller holds; the feeder and the engine hold only the `_Stream` behind it, so that a stream
+which the caller dropped is collected and stops its feeder.
 """
 
 import asyncio
@@ -154,14 +154,14 @@ class _Stream:
         except asyncio.CancelledError:
             if not self.fed and not self.engine.closing:
                 raise
-        except Exception as error:  # whatever the caller's iterable raises ends the stream, not the engine
+        except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises ends the stream, not the engine
             self.failure = self.failure or error
         finally:
             self.fed = True
             self.news.set()
 
     async def _room(self, slot_key: SlotKey | None) -> None:
-        """Wait until one more may be taken: the unread are bounded, and the last one's slots are not all held."""
+        """Wait until one more may be taken: the unread are bounded, and a slot must be free."""
         while self.taken - self.given >= max(2 * self.engine.submission.limit, LEAST_BOUND):
             self.room.clear()
             await self.room.wait()
@@ -257,13 +257,14 @@ class _Stream:
 class Completions:
     """The completions of a stream of requests: an async iterator and an async context manager.
 
-    Each request yields exactly one `Completion`; a failed task is a value. An exception out of the stream means
-    that it could not go on: the requests' own iterable raised, or the account cannot pay or log in; it
-    comes once, after everything in flight was delivered.
+    Each request yields exactly one `Completion`; a failed task is a value. An exception out of the stream
+    means that it could not go on: the requests' own iterable raised, or the account cannot pay or log in;
+    it comes once, after everything in flight was delivered.
 
-    Requests are taken one by one as slots are free. Completions nobody reads are bounded, at twice the limit and at
-    least 16: beyond it nothing new is submitted, while what is paid for is polled. Leaving early (``break``, an
-    exception, `aclose`) stops taking requests; submitted tasks go on and are in ``client.tasks()``.
+    Requests are taken one by one as slots are free. Completions nobody reads are bounded, at twice the
+    limit and at least 16: beyond it nothing new is submitted, while what is paid for is polled. Leaving
+    early (``break``, an exception, `aclose`) stops taking requests; submitted tasks go on and are in
+    ``client.tasks()``.
     """
 
     def __init__(
@@ -314,7 +315,7 @@ class Completions:
         return completion
 
     async def aclose(self) -> None:
-        """Stop taking requests; tasks go on. What was not read is dropped from the stream, not from the client."""
+        """Stop taking requests; tasks go on. Unread completions are dropped."""
         self._closed = True
         if self._stream is not None:
             self._stream.close()

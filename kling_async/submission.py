@@ -1,7 +1,7 @@
-"""From a checked request to Kling's acknowledgement: the queue, the slot, the upload place, the POST, its end.
+"""From a checked request to Kling's acknowledgement: the queue, the slot, the upload, the POST, its end.
 
-One line per slot key keeps the order of its requests; lines do not block each other. A request in line costs no
-coroutine. The POST belongs to the engine: whoever asked for it may stop waiting, and it goes on.
+One line per slot key keeps the order of its requests; lines do not block each other. A request in line
+costs no coroutine. The POST belongs to the engine: whoever asked for it may stop waiting, and it goes on.
 """
 
 import asyncio

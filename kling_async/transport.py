@@ -21,7 +21,7 @@ CONNECT_SECONDS = 30.0
 PROGRESS_SECONDS = 30.0
 """Without another 64 KiB of the body leaving: two kilobytes a second is the slowest uplink we wait for."""
 REPLY_SECONDS = 60.0
-"""From the body's end to the reply's end. Kling answers a create in under a second (API reference, timings)."""
+"""From the body's end to the reply's end; Kling answers in under a second (API reference, timings)."""
 PIECE = 64 * 1024
 """Bytes handed over at once: what asyncio buffers before it asks us to wait."""
 REPLY_LIMIT = 64 * 1024 * 1024
@@ -96,6 +96,7 @@ class AiohttpTransport:
         """Send *request*; see `kling_async.typing.Transport.send`."""
         session = self._session_for(request)
         headers = {"Authorization": authorization, "Accept": "application/json"}
+        payload: _CountedPayload | None = None
         try:
             async with asyncio.timeout(CONNECT_SECONDS + REPLY_SECONDS) as deadline:
                 now = asyncio.get_running_loop().time
@@ -103,7 +104,8 @@ class AiohttpTransport:
                 def progressed(whole: bool) -> None:
                     deadline.reschedule(now() + (REPLY_SECONDS if whole else PROGRESS_SECONDS))
 
-                payload = None if body is None else _CountedPayload(body, progressed)
+                if body is not None:
+                    payload = _CountedPayload(body, progressed)
                 return await self._exchange(session, request, headers, payload)
         except TimeoutError as error:
             raise _failure("no reply in time", request, payload, error) from error

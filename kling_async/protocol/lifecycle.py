@@ -4,8 +4,8 @@ Two rules. Everything that decides which of two states wins is here. It does not
 or in which order the news arrives: a poll's reply, a callback and a journal row are all *observations*, and
 the one with the higher rank wins. So news may come twice, late or out of order and nothing goes wrong.
 
-The ranks say what is the better news. What Kling says of a task outweighs what we concluded from silence: a task
-given up as lost that later succeeds has succeeded, and a failure that turned into a video is a video.
+The ranks say what is the better news. What Kling says of a task outweighs what we concluded from silence: a
+task given up as lost that later succeeds has succeeded, and a failure that turned into a video is a video.
 """
 
 from collections.abc import Mapping
@@ -63,9 +63,9 @@ def is_terminal(status: TaskStatus) -> bool:
 
 
 def observe(known: Task, seen: Task) -> Task:
-    """Join what is *known* of a task with what was *seen*: the higher rank wins, between equals the later news.
+    """Join what is *known* of a task with what was *seen*: the higher rank wins, then the later news.
 
-    Ids and times that one of the two lacks are taken from the other. Observing the same twice changes nothing.
+    Ids and times that one of the two lacks are taken from the other. The same news twice changes nothing.
     """
     newer = (STATES[seen.status].rank, _moment(seen)) >= (STATES[known.status].rank, _moment(known))
     first, second = (seen, known) if newer else (known, seen)

@@ -5,7 +5,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -16,8 +16,8 @@ __all__ = ["Polling", "Schedule"]
 T = TypeVar("T")
 
 
-def _positive(instance: object, field: "attrs.Attribute[float]", value: float) -> None:
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+def _positive(instance: object, field: "attrs.Attribute[Any]", value: float) -> None:
+    if not 0 < value < math.inf:
         raise ConfigurationError(f"Polling.{field.name} must be a number of seconds above 0, not {value!r}")
 
 
@@ -27,16 +27,17 @@ class Polling:
 
     The wait before a task's n-th poll (n = 0, 1, 2 ...) is
 
-        ``clamp(factor * base**n, floor, max_interval) * uniform(1 - jitter, 1 + jitter)``
+        ``min(factor * base**n, max_interval / (1 + jitter)) * uniform(1 - jitter, 1 + jitter)``
 
-    and never less than the floor. With the defaults the polls of a task that takes 90 s come after about 5, 11, 18, 27,
-    37, 49, 64, 79 and 94 s. A server that asks for a longer wait (``Retry-After``) is obeyed.
+    and never less than the floor. With the defaults the polls of a task that takes 90 s come after about 5,
+    11, 18, 27, 37, 49, 62, 74, 87 and 99 s. A server that asks for a longer wait (``Retry-After``) is
+    obeyed.
 
     Attributes:
         factor: the first wait.
         base: how much longer each wait is than the one before, at least 1.
         max_interval: the longest wait: how late a finished task may be found.
-        floor: the shortest wait; left out, the provider's: 1 s for Kling, 15 s for gateways that ask Kling only that often.
+        floor: the shortest wait; left out, 1 s, or 15 s for gateways that ask Kling only that often.
         jitter: how far waits are spread so that tasks do not line up, 0 to 0.5.
         give_up: a task not done this long after its acknowledgement is GIVEN_UP and frees its slot.
         pollers: how many polls may be under way at once.
@@ -88,7 +89,7 @@ class Schedule(Generic[T]):
         return len(self._places)
 
     def wait(self, polls: int, hint: float | None = None) -> float:
-        """Seconds from poll number *polls* (0: none yet) to the next; the server's *hint* can only lengthen it."""
+        """Seconds from poll number *polls* (0: none yet) to the next; a server's *hint* only lengthens it."""
         interval = self._intervals[min(polls, len(self._intervals) - 1)]
         spread = interval * self._rng.uniform(1 - self._jitter, 1 + self._jitter)
         return max(spread, self._floor, hint or 0.0)

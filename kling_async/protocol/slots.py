@@ -1,12 +1,14 @@
 """How many tasks may be in flight for one slot key, and what Kling's 1303 teaches about it.
 
-A slot is held from the first byte of the POST until the task is terminal. With a given limit that is all. Without
-one the limit is learned:
+A slot is held from the first byte of the POST until the task is terminal. With a given limit that is all.
+Without one the limit is learned:
 
 - it starts at `FIRST_LIMIT`, and until the first refusal each acceptance at the limit allows one more;
-- a refusal (1303) is a measurement: once the POSTs already out are answered, the limit is what was accepted and is
+- a refusal (1303) is a measurement: once the POSTs already out are answered, the limit is what was accepted
+and is
   not terminal, at least 1;
-- the refused request stays first. It goes again when a slot of ours is freed, or by a timer of 1, 2, 4 ... 30 s,
+- the refused request stays first. It goes again when a slot of ours is freed, or by a timer of 1, 2, 4 ...
+30 s,
   for other processes of the account may hold every slot;
 - after `limit` completions without a refusal one more is tried, a probe; each refused probe doubles that gap.
 """
