@@ -6,6 +6,8 @@ the API: it gets a session of its own, and no header, cookie or token of the API
 
 import asyncio
 import contextlib
+import glob
+import hashlib
 import ipaddress
 import os
 import random
@@ -78,30 +80,23 @@ class Downloads:
             name: what to call the file in a folder, the caller's key; left out, its task_id.
 
         Raises:
-            DownloadError: the file was not written; nothing half-written is left.
+            DownloadError: the file was not written. What arrived waits, hidden, for the next attempt; after a
+                full disk or a refused write nothing is left.
         """
         now = asyncio.get_running_loop().time
         started = now()
         folder = to.parent if is_file(to) else to
-        part = folder / f".{_safe(task.task_id or 'video')}.mp4.part"
         async with self._places:
+            part: _Part = await self._in_thread(_Part, folder, task.task_id or "video")
             try:
                 await self._in_thread(_make_folder, folder)
-                try:
-                    size = await self._fetch(task.video, part)
-                except DownloadError as error:
-                    if not error.url_expired:
-                        raise
-                    size = await self._fetch((await self._fresh(task)).video, part)
+                size = await self._whole(task, part)
                 wanted = to if is_file(to) else folder / file_name(name or task.task_id or "video")
-                path: Path = await self._in_thread(_publish, part, wanted, is_file(to))
+                path: Path = await self._in_thread(_publish, part.path, wanted, is_file(to))
             except OSError as error:
-                raise DownloadError(
-                    f"cannot write to {folder}: {error.strerror or error}", path=to, advice=_ADVICE
-                ) from error
-            finally:
-                with contextlib.suppress(OSError):
-                    part.unlink(missing_ok=True)
+                part.drop()
+                what = f"cannot write to {folder}: {error.strerror or error}"
+                raise DownloadError(what, path=to, advice=_ADVICE) from error
         self._hooks.tell(
             Saved(
                 key=name,
@@ -120,8 +115,17 @@ class Downloads:
         if session is not None:
             await session.close()
 
-    async def _fetch_once(self, video: Video, part: Path) -> int:
-        """One attempt at downloading *video* to *part*; returns its size in bytes."""
+    async def _whole(self, task: Task, part: "_Part") -> int:
+        """Bring *part* to its end, over broken connections and a dead URL; returns its size in bytes."""
+        try:
+            return await self._fetch(task.video, part)
+        except DownloadError as error:
+            if not error.url_expired:
+                raise
+        return await self._fetch((await self._fresh(task)).video, part)
+
+    async def _fetch_once(self, video: Video, part: "_Part") -> int:
+        """One attempt at the bytes that *part* lacks."""
         if self._session is None:
             self._session = self._open_session()
         url = video.url
@@ -133,11 +137,14 @@ class Downloads:
                     allow_redirects=False,
                     proxy=self._proxy,
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE),
-                    headers={"Accept-Encoding": "identity"},
+                    headers={"Accept-Encoding": "identity", **part.range()},
                 ) as response:
                     if response.status in (301, 302, 303, 307, 308):
                         url = urljoin(url, response.headers.get("Location", ""))
                         continue
+                    if response.status == 416:
+                        part.drop()  # what was begun is of another file
+                        raise DownloadError("the file at the video host changed meanwhile")
                     _require_video(response)
                     return await self._receive(response, part)
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -145,9 +152,11 @@ class Downloads:
             raise DownloadError(what) from error
         raise DownloadError(f"the video host redirects more than {REDIRECTS} times", http_status=310)
 
-    async def _receive(self, response: aiohttp.ClientResponse, part: Path) -> int:
-        size = 0
-        file = await self._in_thread(part.open, "wb")
+    async def _receive(self, response: aiohttp.ClientResponse, part: "_Part") -> int:
+        size, whole = _extent(response)
+        if not part.fits(_version(response, whole), size):
+            raise DownloadError("the file at the video host changed meanwhile")
+        file = await self._in_thread(part.path.open, "ab" if size else "wb")
         try:
             buffer = bytearray()
             async for piece in response.content.iter_any():
@@ -157,15 +166,49 @@ class Downloads:
                     await self._in_thread(file.write, buffer)
                     buffer = bytearray()
             await self._in_thread(file.write, buffer)
-            expected = response.content_length
-            if expected is not None and size != expected:
-                raise DownloadError(f"the video host sent {size} of {expected} bytes")
+            if whole is not None and size != whole:
+                raise DownloadError(f"the video host sent {size} of {whole} bytes")
             if size == 0:
                 raise DownloadError("the video host sent an empty file")
             await self._in_thread(_make_durable, file)
         finally:
-            file.close()
+            await self._in_thread(file.close)
         return size
+
+
+class _Part:
+    """The temporary file of one video: beside its place, hidden, named by its task and its version.
+
+    The version is what tells one file from another (ETag or time, and size), so that a later attempt, in a
+    later process too, goes on only with bytes of the same file.
+    """
+
+    def __init__(self, folder: Path, task_id: str) -> None:
+        self._stem = folder / f".{_safe(task_id)}"
+        found = sorted(folder.glob(f"{glob.escape(self._stem.name)}.*.part")) if folder.is_dir() else []
+        self.path = found[0] if found else self._stem.with_name(f"{self._stem.name}.new.part")
+
+    def range(self) -> dict[str, str]:
+        """The header that asks for the bytes not yet there."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            size = 0
+        return {"Range": f"bytes={size}-"} if size else {}
+
+    def fits(self, version: str, start: int) -> bool:
+        """Whether bytes of that *version* from *start* go on where this ends; what does not fit is dropped."""
+        path = self._stem.with_name(f"{self._stem.name}.{version}.part")
+        fits = start == 0 or (path == self.path and path.stat().st_size == start)
+        if start == 0 or not fits:
+            self.drop()
+        self.path = path
+        return fits
+
+    def drop(self) -> None:
+        """Delete it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 _ADVICE = "make room or choose another folder, then download it again; it costs nothing"
@@ -208,12 +251,26 @@ def _is_loopback(host: str) -> bool:
 
 def _require_video(response: aiohttp.ClientResponse) -> None:
     status = response.status
-    if status != 200:
+    if status not in (200, 206):
         raise DownloadError(
             f"the video host answered HTTP {status}", http_status=status, url_expired=status in _EXPIRED
         )
     if response.content_type in ("text/html", "application/json", "application/xml", "text/xml"):
         raise DownloadError(f"the video host sent {response.content_type}, no video", http_status=status)
+
+
+def _extent(response: aiohttp.ClientResponse) -> tuple[int, int | None]:
+    """Where the body begins in the file, and how long the whole file is, as far as is told."""
+    told = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status != 206 or told is None:
+        return 0, response.content_length
+    return int(told[1]), None if told[2] == "*" else int(told[2])
+
+
+def _version(response: aiohttp.ClientResponse, whole: int | None) -> str:
+    """What tells this version of the file from another, short enough for a file name."""
+    mark = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    return hashlib.sha256(f"{mark} {whole}".encode()).hexdigest()[:12]
 
 
 def _make_folder(folder: Path) -> None:
@@ -248,6 +305,8 @@ def _rename_to_free(part: Path, path: Path) -> bool:
         if path.exists():
             return False
         part.rename(path)
+    else:
+        part.unlink()
     return True
 
 
