@@ -6,6 +6,7 @@ its secret, a token of half an hour. No repr, message or fingerprint here shows 
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,8 +26,9 @@ def _cleaned(key: str) -> str:
     if not isinstance(key, str):
         raise ConfigurationError(f"a key must be text, not {type(key).__name__}", advice="give the key")
     text = key.strip(_AROUND)
-    if text[:7].lower() == "bearer ":
-        text = text[7:].strip(_AROUND)
+    scheme, _, rest = text.partition(" ")
+    if scheme.lower() == "bearer":
+        text = rest.strip(_AROUND)
     if not text:
         raise ConfigurationError("the key is empty", advice="give the key")
     if not all("!" <= sign <= "~" for sign in text):
@@ -126,7 +128,9 @@ def _token(credentials: AccessKey, now: int) -> str:
     import jwt  # an API key, what most have, needs none
 
     claims = {"iss": credentials.access_key, "exp": now + _LIFETIME, "nbf": now - _LEEWAY}
-    return jwt.encode(claims, credentials.secret_key, algorithm="HS256")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyJWT's, of a short secret: its length is the provider's choice
+        return jwt.encode(claims, credentials.secret_key, algorithm="HS256")
 
 
 _ACCESS: Final = ("KLING_ACCESS_KEY", "KLINGAI_ACCESS_KEY")

@@ -194,13 +194,19 @@ def _write_request(kind: Any, converter: cattrs.Converter) -> Callable[[Any], di
     )
 
 
+def _as_it_is(value: Any, _: Any) -> Any:
+    return value
+
+
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(omit_if_default=True, unstruct_collection_overrides={tuple: list})
     converter.register_unstructure_hook(Path, lambda path: path)
     converter.register_unstructure_hook_factory(lambda kind: kind in _KINDS.values(), _write_request)
     converter.register_structure_hook_factory(attrs.has, _read_object)
     converter.register_structure_hook_factory(lambda kind: _item_of(kind) is not None, _read_objects)
-    converter.register_structure_hook_func(lambda kind: not _holds_objects(kind), lambda value, _: value)
+    converter.register_structure_hook_func(lambda kind: not _holds_objects(kind), _as_it_is)
+    for kind in (bool, bytes, float, int, str):  # else cattrs would make 1 of 1.5 and "5" of 5
+        converter.register_structure_hook(kind, _as_it_is)
     return converter
 
 

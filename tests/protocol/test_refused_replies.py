@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,14 @@ def reply(status: int, body: object = b"", **headers: str) -> Response:
     return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
 
 
-def created(response: Response, now: float | None = None) -> KlingError:
+def created(response: Response, now: float | None = None) -> Any:
     """The error of *response* as the reply to a create."""
     with pytest.raises(KlingError) as caught:
         read_created(response, now=now)
     return caught.value
 
 
-def queried(response: Response) -> KlingError:
+def queried(response: Response) -> Any:
     """The error of *response* as the reply to a query; the list gives the same."""
     with pytest.raises(KlingError) as caught:
         read_task(response)
@@ -68,7 +69,7 @@ KLING = [
 
 
 @pytest.mark.parametrize(("status", "code", "kind", "outcome"), KLING)
-def test_kling_codes(status, code, kind, outcome):
+def test_kling_codes(status: Any, code: Any, kind: Any, outcome: Any):
     """Kling's code decides the class and the outcome, whatever the HTTP status, and a number may be text."""
     body = {"code": code, "message": "no", "request_id": "9d0f"}
     error = created(reply(status, body))
@@ -90,50 +91,67 @@ def test_kling_codes(status, code, kind, outcome):
         ("From video not found by id", errors.InvalidRequestError, NOT),
     ],
 )
-def test_the_meanings_of_1201(message, kind, outcome):
+def test_the_meanings_of_1201(message: Any, kind: Any, outcome: Any):
     """1201 is told apart by its text."""
     error = created(reply(400, {"code": 1201, "message": message}))
     assert (type(error), error.outcome) == (kind, outcome)
 
 
-GATEWAY = [
-    # status, body, class, code, outcome
-    (400, {"code": "invalid_request", "message": "prompt is required", "data": None}, GatewayError, "invalid_request", NOT),
-    (400, {"code": "task_failed", "message": "risk control", "data": None}, GatewayError, "task_failed", NOT),
-    (400, {"code": "task_not_exist", "message": "task_not_exist", "data": None}, errors.NotFoundError, 0, NOT),
-    (403, {"code": "quota_not_enough", "message": "x", "data": None}, errors.AccountError, 0, NOT),
-    (403, {"code": "insufficient_user_quota", "message": "", "data": None}, errors.AccountError, 0, NOT),
-    (413, {"code": "read_request_body_failed", "message": "x", "data": None}, GatewayError, "read_request_body_failed", NOT),
-    (429, {"code": "fail_to_fetch_task", "message": "当前分组上游负载已饱和，请稍后再试", "data": None}, GatewayError, "fail_to_fetch_task", NOT),
-    (500, {"code": "build_request_failed", "message": "x", "data": None}, GatewayError, "build_request_failed", NOT),
-    (500, {"code": "get_channel_failed", "message": "x", "data": None}, GatewayError, "get_channel_failed", NOT),
-    (500, {"code": "gen_relay_info_failed", "message": "x", "data": None}, GatewayError, "gen_relay_info_failed", NOT),
-    (500, {"code": "do_request_failed", "message": "x", "data": None}, GatewayError, "do_request_failed", MAY),
-    (400, {"code": "do_request_failed", "message": "x", "data": None}, GatewayError, "do_request_failed", MAY),
-    (500, {"code": "read_response_body_failed", "message": "x"}, GatewayError, "read_response_body_failed", MAY),
-    (500, {"code": "unmarshal_response_failed", "message": "x"}, GatewayError, "unmarshal_response_failed", MAY),
-    (500, {"code": "insert_task_failed", "message": "x"}, GatewayError, "insert_task_failed", MAY),
-    (500, {"code": "never_heard_of", "message": "x"}, GatewayError, "never_heard_of", MAY),
-    (400, {"code": "never_heard_of", "message": "x"}, GatewayError, "never_heard_of", NOT),
-    (200, {"code": "never_heard_of", "message": "x"}, GatewayError, "never_heard_of", MAY),
-    (401, {"error": {"message": "bad token", "type": "new_api_error", "code": ""}}, errors.AuthenticationError, 0, NOT),
-    (400, {"error": {"message": "Model name not specified", "type": "x", "code": ""}}, GatewayError, "", NOT),
-    (404, {"error": {"message": "Invalid URL (GET /x)", "type": "x", "param": "", "code": ""}}, GatewayError, "", NOT),
-    (503, {"error": {"message": "no channel", "code": "model_not_found"}}, GatewayError, "model_not_found", NOT),
-    (500, {"error": {"message": "model is required", "code": "invalid_request"}}, GatewayError, "invalid_request", NOT),
-    (403, {"error": {"message": "low", "code": "insufficient_user_quota"}}, errors.AccountError, 0, NOT),
-    (524, {"error": {"message": "x", "code": ""}}, GatewayError, "", MAY),
-    (500, {"error": "x"}, GatewayError, "", MAY),
-    (400, {"error": {"message": "blocked", "code": "1301"}}, errors.PolicyError, 1301, NOT),
-]  # fmt: skip
+STEPS = [
+    (400, "invalid_request", GatewayError, NOT),
+    (400, "task_failed", GatewayError, NOT),
+    (400, "task_not_exist", errors.NotFoundError, NOT),
+    (403, "quota_not_enough", errors.AccountError, NOT),
+    (403, "insufficient_user_quota", errors.AccountError, NOT),
+    (413, "read_request_body_failed", GatewayError, NOT),
+    (429, "fail_to_fetch_task", GatewayError, NOT),
+    (404, "fail_to_fetch_task", GatewayError, NOT),
+    (502, "fail_to_fetch_task", GatewayError, MAY),
+    (500, "build_request_failed", GatewayError, NOT),
+    (500, "get_channel_failed", GatewayError, NOT),
+    (500, "gen_relay_info_failed", GatewayError, NOT),
+    (500, "do_request_failed", GatewayError, MAY),
+    (400, "do_request_failed", GatewayError, MAY),
+    (500, "read_response_body_failed", GatewayError, MAY),
+    (500, "unmarshal_response_failed", GatewayError, MAY),
+    (500, "insert_task_failed", GatewayError, MAY),
+    (500, "never_heard_of", GatewayError, MAY),
+    (400, "never_heard_of", GatewayError, NOT),
+    (200, "never_heard_of", GatewayError, MAY),
+]
 
 
-@pytest.mark.parametrize(("status", "body", "kind", "code", "outcome"), GATEWAY)
-def test_gateway_refusals(status, body, kind, code, outcome):
-    """A gateway's own words give the class that says whose fault it is, and whether a task may exist."""
+@pytest.mark.parametrize(("status", "word", "kind", "outcome"), STEPS)
+def test_steps_within_a_gateway(status: Any, word: Any, kind: Any, outcome: Any):
+    """A gateway's own step gives the class that says whose fault it is, and whether a task may exist."""
+    body = {"code": word, "message": "当前分组上游负载已饱和", "data": None}
     error = created(reply(status, body))
-    assert (type(error), error.code, error.outcome, error.http_status) == (kind, code, outcome, status)
+    assert (type(error), error.outcome, error.http_status) == (kind, outcome, status)
+    assert error.code == (word if kind is GatewayError else 0)
+    assert "当前分组上游负载已饱和" in str(error)
     assert queried(reply(status, body)).outcome is NOT
+
+
+DOORS = [
+    (401, {"message": "bad token", "type": "new_api_error", "code": ""}, errors.AuthenticationError, 0, NOT),
+    (400, {"message": "Model name not specified", "code": ""}, GatewayError, "", NOT),
+    (403, {"message": "no access to the model", "code": ""}, GatewayError, "", NOT),
+    (404, {"message": "Invalid URL (GET /x)", "param": "", "code": ""}, GatewayError, "", NOT),
+    (503, {"message": "no channel", "code": "model_not_found"}, GatewayError, "model_not_found", NOT),
+    (500, {"message": "model is required", "code": "invalid_request"}, GatewayError, "invalid_request", NOT),
+    (403, {"message": "low", "code": "insufficient_user_quota"}, errors.AccountError, 0, NOT),
+    (524, {"message": "x", "code": None}, GatewayError, "", MAY),
+    (500, "x", GatewayError, "", MAY),
+    (400, {"message": "blocked", "code": "1301"}, errors.PolicyError, 1301, NOT),
+]
+
+
+@pytest.mark.parametrize(("status", "inner", "kind", "code", "outcome"), DOORS)
+def test_the_door_of_a_gateway(status: Any, inner: Any, kind: Any, code: Any, outcome: Any):
+    """A gateway's door, which speaks OpenAI's way, gives the same classes."""
+    error = created(reply(status, {"error": inner}))
+    assert (type(error), error.code, error.outcome, error.http_status) == (kind, code, outcome, status)
+    assert queried(reply(status, {"error": inner})).outcome is NOT
 
 
 def upstream(status: int, body: object) -> Response:
@@ -144,15 +162,19 @@ def upstream(status: int, body: object) -> Response:
 
 def test_kling_code_is_recovered_from_a_gateway():
     """Kling's body within the gateway's message counts as Kling's own answer, code and request id."""
-    error = created(upstream(400, {"code": 1201, "message": "External_task_id a already exists", "request_id": "9d"}))
+    error = created(
+        upstream(400, {"code": 1201, "message": "External_task_id a already exists", "request_id": "9d"})
+    )
     assert isinstance(error, errors.AlreadyExistsError)
     assert (error.request_id, error.outcome) == ("9d", CREATED)
     twice = {"code": "fail_to_fetch_task", "message": json.dumps({"code": 1302, "message": "slow"})}
     assert isinstance(created(upstream(500, twice)), errors.RateLimitError)
 
 
-@pytest.mark.parametrize("message", ["{", '{"code": 0}', "{}", "[1303]", '{"code": "x"', "<html>", "{" * 9999])
-def test_nothing_to_recover(message):
+@pytest.mark.parametrize(
+    "message", ["{", '{"code": 0}', "{}", "[1303]", '{"code": "x"', "<html>", "{" * 9999]
+)
+def test_nothing_to_recover(message: Any):
     """A message that holds no refusal leaves the gateway's error."""
     error = created(upstream(502, message))
     assert (type(error), error.code, error.outcome) == (GatewayError, "fail_to_fetch_task", MAY)
@@ -173,7 +195,7 @@ def test_messages_within_messages_end():
         upstream(401, {"code": 1002, "message": "Authorization is invalid", "request_id": "9d"}),
     ],
 )
-def test_the_gateways_own_key(response):
+def test_the_gateways_own_key(response: Any):
     """When Kling refuses the gateway's credential, nobody is told to check a key that is fine."""
     error = created(response)
     assert type(error) is GatewayError
@@ -212,7 +234,15 @@ UNREADABLE = [
     (200, b"[" * 100_000, {}, ProtocolError, False, MAY, "nested too deeply"),
     (200, b'{"code":0,"data":{}}', {}, ProtocolError, False, MAY, "no task"),
     (200, b'{"code":0,"data":{"task_status":"submitted"}}', {}, ProtocolError, False, MAY, "no task"),
-    (200, b'{"code":0,"data":{"task_id":"1"}} trailing', {}, ProtocolError, False, MAY, "something behind it"),
+    (
+        200,
+        b'{"code":0,"data":{"task_id":"1"}} trailing',
+        {},
+        ProtocolError,
+        False,
+        MAY,
+        "something behind it",
+    ),
     (200, b'{"code":0,"data":{"task_id":"1"}} {"a":1}', {}, ProtocolError, False, MAY, "something behind it"),
     (500, b'{"code":0,"data":{"task_id":"1"}}', {}, GatewayError, False, MAY, "without a code"),
     (404, b'{"detail":"Not Found"}', {}, GatewayError, False, NOT, "without a code"),
@@ -220,7 +250,9 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("status", "body", "headers", "kind", "html", "outcome", "words"), UNREADABLE)
-def test_unreadable_replies(status, body, headers, kind, html, outcome, words):
+def test_unreadable_replies(
+    status: Any, body: Any, headers: Any, kind: Any, html: Any, outcome: Any, words: Any
+):
     """HTML, redirects, nothing, half a body and the rest are each named and judged by what may exist."""
     error = created(reply(status, body, **headers))
     assert (type(error), getattr(error, "html", False), error.outcome) == (kind, html, outcome)
@@ -230,14 +262,14 @@ def test_unreadable_replies(status, body, headers, kind, html, outcome, words):
 
 
 @pytest.mark.parametrize("status", [405, 413, 414, 415, 431, 400, 402, 418, 429])
-def test_4xx_refuse(status):
+def test_4xx_refuse(status: Any):
     """A 4xx without a word says that nothing was made."""
     assert created(reply(status, b"x")).outcome is NOT
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 499, 500, 502, 503, 504, 520, 524, 200, 202])
-def test_what_is_ambiguous(status):
-    """A 5xx, a few 4xx and an unreadable 2xx leave open whether a task was made, and the advice is to look."""
+def test_what_is_ambiguous(status: Any):
+    """A 5xx, a few 4xx and an unreadable 2xx leave open whether a task was made; the advice is to look."""
     error = created(reply(status, b"x"))
     assert error.outcome is MAY
     assert "look for the task" in str(error)
@@ -245,9 +277,14 @@ def test_what_is_ambiguous(status):
 
 def test_second_object():
     """A gateway that fails after answering may have a task; its id is on the error."""
-    body = b'{"id":"task_1","object":"video","status":"queued"}{"code":"insert_task_failed","message":"db","data":null}'
-    error = created(reply(200, body))
-    assert (type(error), error.code, error.outcome, error.task_id) == (GatewayError, "insert_task_failed", MAY, "task_1")
+    first, second = b'{"id":"task_1","status":"queued"}', b'{"code":"insert_task_failed","message":"db"}'
+    error = created(reply(200, first + second))
+    assert (type(error), error.code, error.outcome, error.task_id) == (
+        GatewayError,
+        "insert_task_failed",
+        MAY,
+        "task_1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,7 +304,7 @@ def test_second_object():
         ("Fri, 99 Nov 2026 10:00:30 GMT", 0.0, None),
     ],
 )
-def test_retry_after(header, now, expected):
+def test_retry_after(header: Any, now: Any, expected: Any):
     """Retry-After is seconds or a date, kept between 0 and an hour, on errors of every class."""
     for body in ({"code": 1302, "message": "x"}, {"code": "x"}, {"error": {"code": "x"}}, b""):
         assert created(reply(429, body, retry_after=header), now).retry_after == expected
@@ -284,7 +321,7 @@ def test_retry_after(header, now, expected):
         (b"<html>", {}, None),
     ],
 )
-def test_request_ids(body, headers, expected):
+def test_request_ids(body: Any, headers: Any, expected: Any):
     """The id for the support is found in the body, the header or the end of the message."""
     assert created(reply(400, body, **headers)).request_id == expected
 
@@ -311,7 +348,7 @@ SECRETS = [
         '{{"code":"task_not_exist","message":"{s}"}}',
     ],
 )
-def test_no_secrets_in_texts(secret, body):
+def test_no_secrets_in_texts(secret: Any, body: Any):
     """Whatever a server echoes, nothing that looks like a key, a token or a picture gets into a message."""
     text = f"https://media.example.org/v.mp4?{secret}" if secret.startswith("Sig") else secret
     error = created(reply(401, body.format(s=text).encode()))
@@ -353,7 +390,7 @@ def test_errors_of_replies_pickle():
         (reply(401, {"code": "x", "message": "x"}), False, False),
     ],
 )
-def test_what_may_be_tried_again(response, reading, creating):
+def test_what_may_be_tried_again(response: Any, reading: Any, creating: Any):
     """The error of a reply fits the one rule of what is retryable."""
     assert is_retryable(queried(response), creating=False) is reading
     assert is_retryable(created(response), creating=True) is creating
