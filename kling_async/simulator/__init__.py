@@ -1,9 +1,24 @@
 """A full stand-in for Kling: in memory, or on a port. Independent of the rest of the package."""
 
 from kling_async.simulator.core import Simulator
+from kling_async.simulator.faults import FAULTS, Fault, Faults, Kind
 from kling_async.simulator.ledger import Ledger, Made
 from kling_async.simulator.media import VideoJob, render_video
-from kling_async.simulator.messages import Reply
+from kling_async.simulator.messages import Reply, Wire
 from kling_async.simulator.server import make_app, serve
 
-__all__ = ["Ledger", "Made", "Reply", "Simulator", "VideoJob", "make_app", "render_video", "serve"]
+__all__ = [
+    "FAULTS",
+    "Fault",
+    "Faults",
+    "Kind",
+    "Ledger",
+    "Made",
+    "Reply",
+    "Simulator",
+    "VideoJob",
+    "Wire",
+    "make_app",
+    "render_video",
+    "serve",
+]

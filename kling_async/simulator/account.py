@@ -1,18 +1,20 @@
 """One account at Kling: what it accepts, the tasks it has and what they cost. Knows no HTTP."""
 
-import hmac
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from random import Random
 from typing import Any
 from uuid import UUID
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from kling_async.simulator import media, pictures, rules, schemas
+from kling_async.simulator.faults import Fault, Faults
 from kling_async.simulator.ledger import Ledger, Made
 from kling_async.simulator.messages import Refusal
 from kling_async.simulator.tasks import Generation, TaskTable
+from kling_async.simulator.urls import SignedURLs
 
 Seconds = float | tuple[float, float] | Callable[[Mapping[str, Any]], float]
 
@@ -42,6 +44,8 @@ class Account:
         public_url: Base of the results' URLs, without a slash at the end.
         validates_schema: Whether requests are held against the JSON Schema. Default: whether `jsonschema` is
             installed; without it only the rules that span fields are applied.
+        faults: What goes wrong, and when; with draws of its own, so that a fault does not change how long
+            tasks take.
         ledger: What was made and asked.
     """
 
@@ -59,6 +63,7 @@ class Account:
     render: media.Render | None = None
     public_url: str = "http://127.0.0.1"
     validates_schema: bool = field(factory=schemas.can_validate)
+    faults: Faults = field(factory=Faults)
     ledger: Ledger = field(init=False, factory=Ledger)
     _tasks: TaskTable = field(init=False, factory=TaskTable)
     _jobs: dict[str, media.VideoJob] = field(init=False, factory=dict)
@@ -66,10 +71,11 @@ class Account:
     # apart from `rng`, so that the number of requests does not change how long tasks take
     _ids: Random = field(init=False, factory=lambda: Random(0))  # noqa: S311 - the same
     _last_id: int = field(init=False, default=880_000_000_000_000_000)
-    _url_key: bytes = field(init=False)
+    _urls: SignedURLs = field(init=False)
+    _struck: list[str] = field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self._url_key = self._ids.randbytes(16)
+        self._urls = SignedURLs(self._ids.randbytes(16))
 
     def create(self, kind: str, body: dict[str, Any], now: float) -> Generation:
         """Make a task, or refuse.
@@ -84,17 +90,16 @@ class Account:
         if self.policy_marker in accepted.prompts:
             raise Refusal(1301)
         name = accepted.external_task_id
-        if name is not None and self._tasks.by_external_id(name, now) is not None:
+        known = name is not None and self._tasks.by_external_id(name, now) is not None
+        # each fault is drawn only where it makes a difference, so that the ledger counts no other
+        if known and self._strike("create", now, "duplicates") is None:
             raise Refusal(1201, f"External_task_id {name} already exists")
-        slots, limit = "", self.parallel
-        if accepted.model in self.parallel_by_model:
-            slots, limit = accepted.model, self.parallel_by_model[accepted.model]
-        if limit is not None and self._tasks.in_flight(now, slots) >= limit:
-            raise Refusal(1303)
-        task = self._made(kind, body, accepted, slots, now)
-        self._tasks.add(task)
+        slots = self._free_slot(accepted.model, now)
+        usual = self._made(kind, body, accepted, slots, now)
+        task = self._fated(usual, now)
+        self._tasks.add(task, in_order=task.purged == usual.purged)
         self._record(task, body)
-        if self.render is not None and not task.failure:
+        if self.render is not None and task.succeeds:
             self._jobs[task.video_id] = _video_job(task, body, accepted)
         return task
 
@@ -107,13 +112,48 @@ class Account:
         task = self._tasks.by_task_id(name, now)
         if task is None and self.lookup:
             task = self._tasks.by_external_id(name, now)
-        if task is None or task.kind != kind:
+        if task is None or task.kind != kind or self.lagging(task, name, now):
             raise Refusal(1201, f"Task not found by id/external id: {name}")
         return task
 
+    def lagging(self, task: Generation, name: str, now: float) -> bool:
+        """Whether a query for *name*, one of the ids of *task*, does not find it yet.
+
+        Raises:
+            Refusal: The fault wants another refusal than that of an unknown task.
+        """
+        fault = self._strike(
+            "query",
+            now,
+            "lookup_lag",
+            applies=lambda fault: (
+                now < task.created + fault["seconds"] and (fault["by_task_id"] or name != task.task_id)
+            ),
+        )
+        if fault is not None and fault["code"] != 1201:
+            raise Refusal(fault["code"])
+        return fault is not None
+
+    def told_status(self, task: Generation, now: float, operation: str) -> str:
+        """The word for the status of *task* at *now*."""
+        fault = self._strike(operation, now, "unknown_status")
+        return task.status(now) if fault is None else str(fault["word"])
+
     def page(self, kind: str, number: int, size: int, now: float) -> list[Generation]:
         """Page *number* (from 1) of the tasks of *kind*, newest first."""
-        return self._tasks.page(kind, number, size, now)
+        tasks = self._tasks.oldest_first(kind, now)
+        lag = self._strike(
+            "list",
+            now,
+            "lookup_lag",
+            applies=lambda fault: bool(tasks) and now < tasks[-1].created + fault["seconds"],
+        )
+        if lag is not None:
+            tasks = [task for task in tasks if now >= task.created + lag["seconds"]]
+        if self._strike("list", now, "unstable_list", applies=lambda _: len(tasks) > 1) is not None:
+            tasks = self.faults.rng.sample(tasks, len(tasks))
+        end = len(tasks) - (number - 1) * size
+        return tasks[max(end - size, 0) : end][::-1] if end > 0 else []
 
     def in_flight(self, now: float) -> int:
         """How many tasks are not terminal at *now*; calls must come in the order of time."""
@@ -126,16 +166,13 @@ class Account:
     def video_url(self, task: Generation, now: float) -> str:
         """The signed URL of the task's video (API reference, query: it expires with the video)."""
         end = task.purged if self.url_valid is None else now + self.url_valid
-        token = self._url_token(task.video_id, int(end))
+        token = self._urls.token(task.video_id, int(end), now)
         return f"{self.public_url}/videos/{task.video_id}.mp4?token={token}"
 
     def video(self, video_id: str, token: str, now: float) -> bytes | None:
         """The video's bytes, rendered if they are not yet; None if the URL is not, or no longer, good."""
         task = self._tasks.by_video(video_id, now)
-        expires = token.partition("-")[0]
-        if task is None or not expires.isdecimal() or now >= int(expires):
-            return None
-        if not hmac.compare_digest(token, self._url_token(video_id, int(expires))):
+        if task is None or not self._urls.valid(video_id, token, now):
             return None
         if video_id in self._videos:
             return self._videos[video_id]
@@ -143,6 +180,24 @@ class Account:
             return media.placeholder(video_id, task.task_id)
         self.store_video(video_id, self.render(self._jobs[video_id]))
         return self._videos[video_id]
+
+    def dead_url(self, video_id: str, token: str, now: float) -> int | None:
+        """The HTTP status with which a URL that died before its time is refused, None for any other."""
+        url = self._urls.given(token)
+        if url is None:
+            return None
+        if url.dead is not None:
+            return url.dead
+        fault = self._strike(
+            "download",
+            now,
+            "url_dies",
+            applies=lambda fault: url.outlived(fault["seconds"], fault["downloads"], now),
+        )
+        url.requests += 1
+        if fault is not None:
+            self._urls.kill(video_id, url, fault["status"])
+        return url.dead
 
     def job(self, video_id: str, now: float) -> media.VideoJob | None:
         """What is to be rendered before this video can be served; None if nothing is."""
@@ -162,6 +217,46 @@ class Account:
         except (AttributeError, KeyError, TypeError, ValueError):
             # a wrong type, which the schema would have named
             raise Refusal(1200, "The request parameters are invalid") from None
+
+    def _strike(
+        self, operation: str, now: float, *kinds: str, applies: Callable[[Fault], bool] = lambda _: True
+    ) -> Fault | None:
+        """The fault of these kinds that strikes now, counted; None if none does. See `Faults.draw`."""
+        fault = self.faults.draw(operation, now, kinds, applies) if self.faults else None
+        if fault is not None:
+            self.ledger.faults[operation, fault.kind] += 1
+            self._struck.append(fault.kind)
+        return fault
+
+    def _free_slot(self, model: str, now: float) -> str:
+        """What a task of *model* is counted under.
+
+        Raises:
+            Refusal: 1303, no slot is free.
+        """
+        slots, limit = "", self.parallel
+        if model in self.parallel_by_model:
+            slots, limit = model, self.parallel_by_model[model]
+        most = math.inf if limit is None else limit
+        used = self._tasks.in_flight(now, slots)
+        if used >= most or self._strike(
+            "create",
+            now,
+            "slots_held",
+            applies=lambda fault: fault["count"] is None or used + fault["count"] >= most,
+        ):
+            raise Refusal(1303)
+        return slots
+
+    def _fated(self, task: Generation, now: float) -> Generation:
+        """*task* as the faults want it."""
+        if self._strike("create", now, "never_ends"):
+            return evolve(task, ended=math.inf, purged=math.inf)
+        if fault := self._strike("create", now, "late_success", applies=lambda _: not task.failure):
+            task = evolve(task, failure="internal error", recovers=task.ended + fault["seconds"])
+        if fault := self._strike("create", now, "forgotten"):
+            task = evolve(task, purged=now + fault["seconds"])
+        return task
 
     def _made(
         self, kind: str, body: Mapping[str, Any], accepted: rules.Accepted, slots: str, now: float
@@ -196,8 +291,8 @@ class Account:
                 body=pictures.without_pictures(body),
                 created=task.created,
                 ended=task.ended,
-                succeeds=not task.failure,
-                units=Decimal(0) if task.failure or task.units is None else task.units,
+                succeeds=task.succeeds,
+                units=task.units if task.succeeds and task.units is not None else Decimal(0),
             )
         )
         self.ledger.most_in_flight = max(self.ledger.most_in_flight, self._tasks.in_flight(task.created))
@@ -212,10 +307,6 @@ class Account:
     def _next_id(self) -> str:
         self._last_id += self._ids.randrange(1, 10**6)
         return str(self._last_id)
-
-    def _url_token(self, video_id: str, expires: int) -> str:
-        digest = hmac.digest(self._url_key, f"{video_id}:{expires}".encode(), "sha256")
-        return f"{expires}-{digest.hex()[:32]}"
 
 
 def _video_job(task: Generation, body: Mapping[str, Any], accepted: rules.Accepted) -> media.VideoJob:

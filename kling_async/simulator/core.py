@@ -1,15 +1,18 @@
 """The simulator itself: bytes and time in, bytes out. No clock, no sockets, no event loop."""
 
 from collections.abc import Callable, Collection, Mapping
+from email.utils import formatdate
+from functools import partial
 from typing import ClassVar, Literal, Protocol, get_args
 
-from attrs import define, field, validators
+from attrs import define, evolve, field, validators
 
-from kling_async.simulator import media
+from kling_async.simulator import effects, media
 from kling_async.simulator.account import Account
+from kling_async.simulator.faults import Fault
 from kling_async.simulator.gateways import CometAPI, NewAPI
 from kling_async.simulator.kling import Kling
-from kling_async.simulator.messages import Call, Refusal, Reply, Route
+from kling_async.simulator.messages import Call, Refusal, Reply, Route, Wire
 
 FaceName = Literal["kling", "cometapi", "new-api-2025", "new-api-2026"]
 Operation = Literal["create", "query", "list", "download"]
@@ -39,7 +42,8 @@ class Simulator(Account):
         access_keys: Accepted AccessKeys and their secrets. Gateways take none.
         gateway_refresh: Seconds between two looks of a `new-api` at Kling, 15 in reality; 0 looks at every
             query.
-        on_request: Given one line of text for each request, which never holds a key or a picture.
+        on_request: Given one line of text for each request, with the faults that struck it in brackets,
+            which never holds a key or a picture.
     """
 
     face: FaceName = field(default="kling", validator=validators.in_(get_args(FaceName)))
@@ -48,7 +52,6 @@ class Simulator(Account):
     gateway_refresh: float = 0.0
     on_request: Callable[[str], None] | None = None
     _face: _Face = field(init=False)
-    _refusals: dict[str, list[int]] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -64,7 +67,7 @@ class Simulator(Account):
     def refuse(self, operation: Operation, code: int, times: int = 1) -> None:
         """Refuse the next *times* calls of *operation*, before anything is made.
 
-        What is scripted for the same operation later follows after it.
+        The short form of a fault: what is scripted for the same operation later follows after it.
 
         Args:
             operation: Which calls.
@@ -75,11 +78,42 @@ class Simulator(Account):
         Raises:
             ValueError: *code* is no refusal.
         """
-        Refusal(code)
-        self._refusals.setdefault(operation, []).extend([code] * times)
+        self.faults.add(*(Fault("refuse", on=operation, code=code, times=times) for _ in range(times > 0)))
+
+    def operation(self, method: str, path: str) -> str:
+        """What a request asks for: `create`, `query`, `list`, `download` or `other`."""
+        return Route.of(Call.from_http(method, path, {}, b"", 0.0), self._face.prefix).operation
+
+    def handle_headers(self, method: str, path: str, headers: Mapping[str, str], now: float) -> Reply | None:
+        """What happens to a request before its body is read; to be asked before `handle` is.
+
+        Args:
+            method: The verb.
+            path: The path as sent, percent-encoded, with the query string.
+            headers: The headers; case does not matter.
+            now: Unix time in seconds, not before that of an earlier call.
+
+        Returns:
+            None to go on with `handle`; a reply of status 100 to go on with it after `wire.delay` seconds;
+            any other reply ends the request, which `handle` must not see.
+        """
+        call = Call.from_http(method, path, headers, b"", now)
+        operation = Route.of(call, self._face.prefix).operation
+        fault = self._strike(operation, now, *effects.EARLY)
+        if fault is not None:
+            reply = effects.early(fault, now)
+            self._note(call, operation, reply.status, reply.status)
+            return reply
+        delay = self._strike(operation, now, "delay", applies=lambda fault: not fault["made"])
+        if delay is None:
+            return None
+        self._log(call, 100, 0)
+        return Reply(100, {}, b"", Wire(delay=delay["seconds"]))
 
     def handle(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Reply:
         """Answer one HTTP request.
+
+        Faults that strike before the body is read are those of `handle_headers` alone.
 
         Args:
             method: The verb.
@@ -90,25 +124,28 @@ class Simulator(Account):
         """
         call = Call.from_http(method, path, headers, body, now)
         route = Route.of(call, self._face.prefix)
-        code = 0
-        # the one place for faults: scripted before the task is made; `reply` is what may be lost after it
-        try:
-            self._raise_scripted(route.operation)
-            reply = (
-                self._download(route, call)
-                if route.operation == "download"
-                else self._face.answer(route, call)
-            )
-        except Refusal as refusal:
-            code = refusal.code
-            # the videos' host is no API and knows no codes
-            scripted = route.operation == "download"
-            reply = Reply.of_html(refusal.status) if scripted else self._face.refuse(refusal)
+        operation = route.operation
+        before = self._strike(
+            operation, now, *effects.INSTEAD, applies=lambda fault: not effects.comes_after(fault)
+        )
+        if before is not None:
+            reply = effects.instead(before, call, None, partial(self._refused, operation))
+            code = before["code"] if before.kind == "refuse" and operation != "download" else reply.status
         else:
-            code = reply.status if reply.status >= 300 else 0
-        self.ledger.record(route.operation, code)
-        if self.on_request is not None:
-            self.on_request(f"{call.method} {call.path} {reply.status}{f' ({code})' if code else ''}")
+            reply, code = self._answered(route, call)
+            # a refusal stays what it is: nothing was made that these could hide
+            after = self._strike(
+                operation,
+                now,
+                *effects.INSTEAD,
+                applies=lambda fault: not code and effects.comes_after(fault),
+            )
+            if after is not None:
+                reply = effects.instead(after, call, reply, partial(self._refused, operation))
+        for kind in effects.BENDING:
+            bent = self._strike(operation, now, kind, applies=partial(effects.bends, reply=reply))
+            reply = reply if bent is None else effects.bend(bent, reply)
+        self._note(call, operation, reply.status, code)
         return reply
 
     def pending_render(self, path: str, now: float) -> media.VideoJob | None:
@@ -120,17 +157,53 @@ class Simulator(Account):
         route = Route.of(Call.from_http("GET", path, {}, b"", now), self._face.prefix)
         return self.job(route.name.removesuffix(".mp4"), now) if route.operation == "download" else None
 
+    def _answered(self, route: Route, call: Call) -> tuple[Reply, int]:
+        """The reply and its code, 0 for success."""
+        if route.operation == "download":
+            reply = self._download(route, call)
+            return reply, reply.status if reply.status >= 300 else 0
+        skew = self._strike(route.operation, call.now, "clock_skew")
+        if skew is not None:
+            call = evolve(call, clock=call.now + skew["seconds"])
+        try:
+            reply = self._face.answer(route, call)
+        except Refusal as refusal:
+            reply, code = self._face.refuse(refusal), refusal.code
+        else:
+            code = reply.status if reply.status >= 300 else 0
+        if skew is not None:
+            reply = evolve(reply, headers={**reply.headers, "Date": formatdate(call.clock, usegmt=True)})
+        return reply, code
+
+    def _refused(self, operation: str, refusal: Refusal) -> Reply:
+        # the videos' host is no API and knows no codes
+        return Reply.of_html(refusal.status) if operation == "download" else self._face.refuse(refusal)
+
     def _download(self, route: Route, call: Call) -> Reply:
         for name in ("authorization", "cookie"):
             if name in call.headers:
                 self.ledger.leaks.append(f"{call.path}: {name}")
                 return Reply.of(400, "text/plain", b"credentials do not belong here")
-        content = self.video(route.name.removesuffix(".mp4"), call.query.get("token", ""), call.now)
+        video_id, token = route.name.removesuffix(".mp4"), call.query.get("token", "")
+        dead = self.dead_url(video_id, token, call.now)
+        content = None if dead else self.video(video_id, token, call.now)
         if content is None:
-            return Reply.of(403, "text/plain", b"the URL is not, or no longer, valid")
-        return media.serve_file(call, content)
+            return Reply.of(dead or 403, "text/plain", b"the URL is not, or no longer, valid")
+        edition = ""
+        if self._strike("download", call.now, "changed_etag"):
+            edition = str(self.ledger.faults["download", "changed_etag"])
+        if self._strike("download", call.now, "no_range"):
+            whole = evolve(call, headers={**call.headers, "range": ""})
+            reply = media.serve_file(whole, content, edition)
+            return evolve(reply, headers={**reply.headers, "Accept-Ranges": "none"})
+        return media.serve_file(call, content, edition)
 
-    def _raise_scripted(self, operation: str) -> None:
-        script = self._refusals.get(operation)
-        if script:
-            raise Refusal(script.pop(0))
+    def _note(self, call: Call, operation: str, status: int, code: int) -> None:
+        self.ledger.record(operation, code)
+        self._log(call, status, code)
+
+    def _log(self, call: Call, status: int, code: int) -> None:
+        faults = f" [{', '.join(self._struck)}]" if self._struck else ""
+        self._struck.clear()
+        if self.on_request is not None:
+            self.on_request(f"{call.method} {call.path} {status}{f' ({code})' if code else ''}{faults}")

@@ -9,7 +9,7 @@ from attrs import define, field, frozen
 from kling_async.simulator.credentials import bearer
 from kling_async.simulator.kling import Kling, submitted
 from kling_async.simulator.messages import Call, Refusal, Reply, Route
-from kling_async.simulator.tasks import Generation, Status
+from kling_async.simulator.tasks import TERMINAL, Generation
 
 
 class _OwnError(Exception):
@@ -88,7 +88,7 @@ _TEXTS: Final = frozenset(
         "external_task_id",
     }
 )
-_STATES: Final[Mapping[Status, tuple[str, str]]] = {
+_STATES: Final[Mapping[str, tuple[str, str]]] = {
     "submitted": ("SUBMITTED", "10%"),
     "processing": ("IN_PROGRESS", "30%"),
     "succeed": ("SUCCESS", "100%"),
@@ -209,7 +209,11 @@ class NewAPI:
 
     def _query(self, name: str, now: float) -> Reply:
         row = self._rows.get(name)
-        if row is None or now >= row.task.purged:
+        if (
+            row is None
+            or now >= row.task.purged
+            or self.kling.account.lagging(row.task, row.task.task_id, now)
+        ):
             raise self._task_error(400, "task_not_exist", "task_not_exist")
         seen = now // self.refresh * self.refresh if self.refresh else now
         view = self._stored(name, row, seen)
@@ -219,12 +223,12 @@ class NewAPI:
         """The task object as of the gateway's look at Kling at *seen*."""
         task = row.task
         looked = not self.refresh or seen > task.created
-        status = task.status(seen)
-        word, progress = _STATES[status] if looked else ("NOT_START", "0%")
         data = self.kling.snapshot(task, seen) if looked else submitted(task)
-        done = looked and status in ("succeed", "failed")
-        url = self.kling.account.video_url(task, seen) if done and status == "succeed" else ""
-        failure = task.failure if done else ""
+        status = data["task_status"]
+        word, progress = _STATES.get(status, (status.upper(), "30%")) if looked else ("NOT_START", "0%")
+        done = status in TERMINAL
+        url = self.kling.account.video_url(task, seen) if status == "succeed" else ""
+        failure = task.failure if status == "failed" else ""
         view: dict[str, Any] = {
             "task_id": name,
             "action": row.action,
@@ -233,7 +237,7 @@ class NewAPI:
             "fail_reason": failure if self.trapped else failure or url,
             "submit_time": int(task.created),
             "start_time": int(task.started) if looked and status != "submitted" else 0,
-            "finish_time": int(task.ended) if done else 0,
+            "finish_time": int(task.updated(seen)) if done else 0,
             "progress": progress,
             "data": self.kling.envelope(data),
         }

@@ -37,7 +37,7 @@ class Kling:
         Raises:
             Refusal: The call is not good.
         """
-        authenticate(call.headers.get("authorization"), self.api_keys, self.access_keys, call.now)
+        authenticate(call.headers.get("authorization"), self.api_keys, self.access_keys, call.clock)
         now = call.now
         match route.operation:
             case "create":
@@ -49,7 +49,7 @@ class Kling:
                 number = _bounded(call, "pageNum", 1, 1000)
                 size = _bounded(call, "pageSize", 30, 500)
                 tasks = self.account.page(route.kind, number, size, now)
-                return self.enveloped([self.snapshot(task, now) for task in tasks])
+                return self.enveloped([self.snapshot(task, now, "list") for task in tasks])
             case _:
                 raise Refusal(1202)
 
@@ -68,9 +68,9 @@ class Kling:
         """The body that carries *data*."""
         return {"code": 0, "message": "SUCCEED", "request_id": self.account.request_id(), "data": data}
 
-    def snapshot(self, task: Generation, now: float) -> dict[str, Any]:
-        """The task object at *now*."""
-        status = task.status(now)
+    def snapshot(self, task: Generation, now: float, operation: str = "query") -> dict[str, Any]:
+        """The task object at *now*, as a query or a list tells it."""
+        status = self.account.told_status(task, now, operation)
         data = {
             **submitted(task),
             "task_status": status,

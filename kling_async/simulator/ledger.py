@@ -44,7 +44,10 @@ class Ledger:
         most_in_flight: The largest number of tasks that were not terminal at once.
         requests: Number of requests by operation: `create`, `query`, `list`, `download`, `other`.
         outcomes: Number of requests by (operation, code). The code is Kling's, 0 for success; for a failed
-            download, and for what a gateway refuses by itself, the HTTP status.
+            download, for what a gateway refuses by itself and for a fault that struck before anything was
+            done, the HTTP status, 444 if the connection ended without one. A fault that struck later does
+            not count here.
+        faults: Number of faults that made a difference, by (operation, kind).
         leaks: Downloads that carried credentials or cookies: the path and the header's name.
     """
 
@@ -52,6 +55,7 @@ class Ledger:
     most_in_flight: int = field(init=False, default=0)
     requests: Counter[str] = field(init=False, factory=Counter)
     outcomes: Counter[tuple[str, int]] = field(init=False, factory=Counter)
+    faults: Counter[tuple[str, str]] = field(init=False, factory=Counter)
     leaks: list[str] = field(init=False, factory=list)
 
     @property

@@ -62,9 +62,12 @@ def placeholder(video_id: str, task_id: str) -> bytes:
     )
 
 
-def serve_file(call: Call, content: bytes) -> Reply:
-    """Serve *content* to GET or HEAD, whole or the one range asked for (RFC 9110, sections 13 and 14)."""
-    etag = f'"{sha256(content).hexdigest()[:32]}"'
+def serve_file(call: Call, content: bytes, edition: str = "") -> Reply:
+    """Serve *content* to GET or HEAD, whole or the one range asked for (RFC 9110, sections 13 and 14).
+
+    Another *edition* of the same bytes has another ETag.
+    """
+    etag = f'"{sha256(edition.encode() + content).hexdigest()[:32]}"'
     common = {"ETag": etag, "Accept-Ranges": "bytes"}
     span = _span(call.headers.get("range"), len(content))
     if call.headers.get("if-range", etag) != etag:

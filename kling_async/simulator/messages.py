@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qsl, unquote
 
 from attrs import frozen
@@ -36,6 +36,45 @@ _REFUSALS: Final = {
 """HTTP status and text of each code (API reference, envelope and errors)."""
 
 
+Abort = Literal["close", "reset"]
+"""How a connection ends: in order (FIN), or by a reset (RST)."""
+
+
+@frozen
+class Wire:
+    """What a fault does to a reply on its way. `Wire()` does nothing: the whole reply is sent at once.
+
+    A server carries it out on the socket. A transport in memory does so in this order:
+
+    1. Ask `Simulator.handle_headers`. None: go on with `handle`. A reply of status 100: wait `delay`, with
+       the request sent, then go on with `handle`. Any other: that is the end, the body is not wanted. With
+       `abort` the client was still sending if its body is longer than `read`, so nothing was made by proof;
+       had it handed over everything, it cannot know.
+    2. Ask `Simulator.handle` and wait `delay`. `Reply.arrives` false: the client sees no whole response,
+       whatever was made. Otherwise it sees `status`, `headers` and `Reply.received`, which takes
+       `len(received) / bytes_per_second` to come.
+    3. `stale` has a meaning only where connections are kept: the next request on this one is lost, and
+       nothing hears of it.
+
+    Attributes:
+        delay: Seconds to wait before the first byte is sent.
+        abort: How the connection ends without a byte of the reply; None if it does not.
+        read: Bytes of the request's body to read before that.
+        raw: Sent in place of an HTTP response, then the connection is closed.
+        cut_at: Bytes of the body after which the connection is closed.
+        bytes_per_second: How fast the body is sent, None for as fast as can be.
+        stale: Whether the connection, kept alive, ends as soon as the next request arrives on it.
+    """
+
+    delay: float = 0.0
+    abort: Abort | None = None
+    read: int = 0
+    raw: bytes | None = None
+    cut_at: int | None = None
+    bytes_per_second: float | None = None
+    stale: bool = False
+
+
 @frozen
 class Reply:
     """An HTTP response.
@@ -44,11 +83,26 @@ class Reply:
         status: The HTTP status.
         headers: The headers, `Content-Type` and `Content-Length` among them.
         body: The bytes; empty in a reply to HEAD, whatever `Content-Length` says.
+        wire: How it is sent; with an `abort` or `raw` bytes the client sees nothing of the above.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes
+    wire: Wire = Wire()
+
+    @property
+    def received(self) -> bytes:
+        """The bytes of the body that are sent."""
+        return self.body[: self.wire.cut_at]
+
+    @property
+    def arrives(self) -> bool:
+        """Whether a client can read a whole HTTP response."""
+        wire = self.wire
+        if wire.abort is not None or wire.raw is not None:
+            return False
+        return wire.cut_at is None or wire.cut_at >= int(self.headers.get("Content-Length", "0"))
 
     @classmethod
     def of(cls, status: int, content_type: str, body: bytes, headers: Mapping[str, str] = {}) -> Self:
@@ -79,6 +133,7 @@ class Call:
         headers: The headers with names in lower case.
         body: The bytes.
         now: Unix time of the request in seconds.
+        clock: What the server's clock shows, Unix seconds: signed tokens are held against it.
     """
 
     method: str
@@ -87,13 +142,14 @@ class Call:
     headers: dict[str, str]
     body: bytes
     now: float
+    clock: float
 
     @classmethod
     def from_http(cls, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Self:
         """Take a request apart; *path* includes the query string."""
         bare, _, query = path.partition("?")
         lowered = {name.lower(): value for name, value in headers.items()}
-        return cls(method.upper(), bare, dict(parse_qsl(query)), lowered, body, now)
+        return cls(method.upper(), bare, dict(parse_qsl(query)), lowered, body, now, now)
 
     def read_json(self) -> dict[str, Any]:
         """The body as a JSON object.

@@ -5,17 +5,25 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
+from weakref import WeakSet
 
 from aiohttp import web
 
+from kling_async.simulator import sending
 from kling_async.simulator.core import Simulator
 from kling_async.simulator.media import VideoJob
 
 _LARGEST_BODY = 128 * 1024 * 1024  # four pictures of 10 MB in base64 are 54 MB
 
 
-def make_app(simulator: Simulator, *, clock: Callable[[], float] = time.time) -> web.Application:
-    """An application that answers every request through *simulator*.
+def make_app(
+    simulator: Simulator,
+    *,
+    clock: Callable[[], float] = time.time,
+    on_event: Callable[[str], None] | None = None,
+) -> web.Application:
+    """An application that answers every request through *simulator*, faults included.
 
     The results' URLs begin with `simulator.public_url`: set it to where the application is reached, as
     `serve` does.
@@ -23,27 +31,32 @@ def make_app(simulator: Simulator, *, clock: Callable[[], float] = time.time) ->
     Args:
         simulator: Answers.
         clock: Gives Unix seconds.
+        on_event: Called with a named point, `<operation>-<point>`, the moment it is reached; nothing goes on
+            until it returns, so that a test can kill a client between two of them. The points of a request
+            in their order: `headers` (its headers are read), `received` (its body too), `made` (its task
+            exists; creates alone), `started` (the first byte of the reply is about to leave), and `replied`
+            (the last one was handed to the system) or `lost` (no whole response was).
     """
     renderer = _Renderer(simulator)
-
-    async def answer(request: web.Request) -> web.Response:
-        body = await request.read()
-        await renderer.make_ready(request.raw_path, clock())
-        reply = simulator.handle(request.method, request.raw_path, request.headers, body, clock())
-        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+    answer = _Answerer(simulator, renderer, clock, on_event or (lambda _: None))
 
     async def close_renderer(_: web.Application) -> None:
         await renderer.aclose()
 
     app = web.Application(client_max_size=_LARGEST_BODY)
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", answer.answer)
     app.on_cleanup.append(close_renderer)
     return app
 
 
 @asynccontextmanager
 async def serve(
-    simulator: Simulator, *, host: str = "127.0.0.1", port: int = 0, clock: Callable[[], float] = time.time
+    simulator: Simulator,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    clock: Callable[[], float] = time.time,
+    on_event: Callable[[str], None] | None = None,
 ) -> AsyncGenerator[str]:
     """Serve *simulator* while the block runs; yields the base URL and makes it the simulator's `public_url`.
 
@@ -52,11 +65,13 @@ async def serve(
         host: The address to listen at.
         port: The port; 0 takes a free one.
         clock: Gives Unix seconds.
+        on_event: Told of each named point, as in `make_app`.
 
     Raises:
         OSError: The port is taken.
     """
-    runner = web.AppRunner(make_app(simulator, clock=clock), access_log=None, shutdown_timeout=1)
+    app = make_app(simulator, clock=clock, on_event=on_event)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
@@ -65,6 +80,49 @@ async def serve(
         yield simulator.public_url
     finally:
         await runner.cleanup()
+
+
+class _Answerer:
+    """Takes each request from its headers to the last byte of its reply."""
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        renderer: "_Renderer",
+        clock: Callable[[], float],
+        on_event: Callable[[str], None],
+    ) -> None:
+        self._simulator = simulator
+        self._renderer = renderer
+        self._clock = clock
+        self._on_event = on_event
+        self._stale = WeakSet[asyncio.Transport]()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        if request.transport in self._stale:
+            return sending.end(request, "close")
+        simulator, method, path = self._simulator, request.method, request.raw_path
+        tell = partial(self._tell, simulator.operation(method, path))
+        tell("headers")
+        reply = simulator.handle_headers(method, path, request.headers, self._clock())
+        if reply is not None and reply.status != 100:
+            return await sending.send_early(request, reply, tell)
+        body = await request.read()
+        tell("received")
+        if reply is not None:
+            await asyncio.sleep(reply.wire.delay)
+        await self._renderer.make_ready(path, self._clock())
+        made = len(simulator.ledger.made)
+        reply = simulator.handle(method, path, request.headers, body, self._clock())
+        if len(simulator.ledger.made) > made:
+            tell("made")
+        if reply.wire.stale and request.transport is not None:
+            self._stale.add(request.transport)
+        return await sending.send(request, reply, tell)
+
+    def _tell(self, operation: str, point: str) -> None:
+        self._on_event(f"{operation}-{point}")
 
 
 class _Renderer:

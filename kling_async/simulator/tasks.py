@@ -1,5 +1,6 @@
 """The tasks of one account: what a task is at a given time, and the tables that find it."""
 
+import math
 from collections import Counter
 from decimal import Decimal
 from heapq import heappop, heappush
@@ -28,6 +29,7 @@ class Generation:
         ended: When it becomes terminal.
         purged: When Kling forgets it.
         failure: Why it fails; empty if it succeeds.
+        recovers: When a failure turns into a success after all.
         units: What a success costs, None if no price is known.
         video_id: The id of its video.
         duration: The video's length in seconds as asked for.
@@ -49,17 +51,23 @@ class Generation:
     duration: str
     watermark: bool | None
     slots: str
+    recovers: float = math.inf
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether there is a video in the end."""
+        return self.ended < math.inf and (not self.failure or self.recovers < math.inf)
 
     def status(self, now: float) -> Status:
         """The status at *now*."""
         if now >= self.ended:
-            return "failed" if self.failure else "succeed"
+            return "failed" if self.failure and now < self.recovers else "succeed"
         return "processing" if now >= self.started else "submitted"
 
     def updated(self, now: float) -> float:
         """When the status of *now* was reached."""
         if now >= self.ended:
-            return self.ended
+            return self.recovers if now >= self.recovers else self.ended
         return self.started if now >= self.started else self.created
 
 
@@ -73,9 +81,11 @@ class TaskTable:
     _by_kind: dict[str, list[Generation]] = field(init=False, factory=lambda: {kind: [] for kind in KINDS})
     _ends: list[tuple[float, str]] = field(init=False, factory=list)
     _in_flight: Counter[str] = field(init=False, factory=Counter)
+    _in_order: bool = field(init=False, default=True)
 
-    def add(self, task: Generation) -> None:
-        """Enter *task*, made now."""
+    def add(self, task: Generation, *, in_order: bool = True) -> None:
+        """Enter *task*, made now; *in_order* says that it is purged after those before it, as is usual."""
+        self._in_order = self._in_order and in_order
         self._by_id[task.task_id] = task
         self._by_video[task.video_id] = task
         if task.external_task_id is not None:
@@ -97,15 +107,16 @@ class TaskTable:
         task = self._known(self._by_video.get(video_id), now)
         return task if task is not None and task.status(now) == "succeed" else None
 
-    def page(self, kind: str, number: int, size: int, now: float) -> list[Generation]:
-        """Page *number* (from 1) of the tasks of *kind*, newest first."""
+    def oldest_first(self, kind: str, now: float) -> list[Generation]:
+        """The tasks of *kind* in the order of making; not to be changed."""
         tasks = self._by_kind[kind]
+        if not self._in_order:
+            return [task for task in tasks if self._known(task, now) is not None]
         purged = 0
         while purged < len(tasks) and self._known(tasks[purged], now) is None:
             purged += 1
         del tasks[:purged]
-        end = len(tasks) - (number - 1) * size
-        return tasks[max(end - size, 0) : end][::-1] if end > 0 else []
+        return tasks
 
     def in_flight(self, now: float, slots: str | None = None) -> int:
         """How many tasks are not terminal at *now*; with *slots* only those counted under it.
