@@ -1,0 +1,130 @@
+"""``animate`` and ``batch``: pictures in, video files out."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kling_async.batch import read_source
+from kling_async.cli import interrupts
+from kling_async.cli.options import Common, Fields, folder_for
+from kling_async.cli.progress import Progress
+from kling_async.cli.running import completion_as_dict, run_stream, tell_interruption, tell_pick_up
+from kling_async.client import KlingClient
+from kling_async.downloads import is_file
+from kling_async.protocol.converter import request_from
+from kling_async.protocol.errors import KlingError, RequestError
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.streams import default_name
+
+__all__ = ["animate", "batch"]
+
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+Timeout = Annotated[float, Parameter(name="--timeout")]
+
+
+def animate(
+    image: str,
+    /,
+    *,
+    common: Annotated[Common, Parameter(parse=False)],
+    prompt: str | None = None,
+    out: Out = Path(),
+    key: str | None = None,
+    timeout: Timeout = 3600,
+    fields: Fields | None = None,
+) -> int:
+    """Turn one picture into one video.
+
+    Prints the file it wrote. The same picture and request under the same key is the same paid task: run the
+    command again after a crash and, where the provider can look tasks up, nothing is paid twice. For
+    another take, give another key.
+
+    Args:
+        common: where to send, and how to tell.
+        image: the picture: a path, a URL or base64 text. JPEG or PNG, at most 10 MB, sides from 300 px.
+        prompt: what happens.
+        out: the file if it ends in .mp4, else a folder. Nothing is overwritten.
+        key: your name for this video; left out, the picture's name.
+        timeout: seconds to wait for the video.
+        fields: all others that have an option.
+    """
+    request = request_from({"image": image, **(fields or Fields()).given(prompt)})
+    target = out.expanduser()
+    if is_file(target) and target.exists():
+        raise RequestError(f"{target} exists and is not overwritten", advice="choose another name")
+    folder_for(target.parent if is_file(target) else target)
+    progress = Progress(common.screen, 1)
+    kling = common.client(hooks=(progress.tell,))
+    key = key or default_name(request)
+    return interrupts.run(_animate(common, progress, kling, request, key, target, timeout))
+
+
+async def _animate(
+    common: Common,
+    progress: Progress,
+    kling: KlingClient,
+    request: VideoRequest,
+    key: str,
+    target: Path,
+    timeout: float,
+) -> int:
+    screen, task = common.screen, Task(None, status=TaskStatus.INTENDED)
+    async with kling:
+        try:
+            with progress.shown():
+                handle = await kling.submit(request, key=key)
+                task = handle.task
+                task = await handle.result(timeout)
+                path = await kling.download(handle, target)
+        except asyncio.CancelledError:
+            return await tell_interruption(common, progress, kling, target)
+        except KlingError as error:
+            if screen.is_json:
+                screen.result("", completion_as_dict(key, getattr(error, "task", task), None, error))
+            code = screen.fail(error)
+            tell_pick_up(common, progress, (), target)
+            return code
+    screen.result(str(path), completion_as_dict(key, task, path, None))
+    return 0
+
+
+def batch(
+    source: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    common: Annotated[Common, Parameter(parse=False)],
+    out: Out,
+    prompt: str | None = None,
+    max_in_flight: int | None = None,
+    timeout: Timeout = 3600,
+    fields: Fields | None = None,
+) -> int:
+    """Turn many pictures into videos.
+
+    SOURCE is a folder of JPEG and PNG files, a .jsonl or .csv manifest, or - for JSON lines on stdin. A
+    manifest has the API's field names and, if you like, key, which names the file. Everything is checked
+    before anything is submitted. One item that fails at Kling harms no other.
+
+    Args:
+        common: where to send, and how to tell.
+        source: a folder, a .jsonl or .csv file, or -.
+        out: the folder for the videos. Nothing in it is overwritten.
+        prompt: for the items that have none of their own. Beside a picture in a folder, a .txt file of its
+            name is its prompt.
+        max_in_flight: tasks at once for each model; left out, it is learned from Kling's refusals, which
+            cost nothing.
+        timeout: seconds for each task from its acknowledgement.
+        fields: all others that have an option.
+    """
+    progress = Progress(common.screen, 0)
+    kling = common.client(hooks=(progress.tell,), max_in_flight=max_in_flight)
+    defaults = (fields or Fields()).given(prompt)
+    items = read_source(
+        sys.stdin.buffer if source == "-" else source, defaults=defaults, provider=kling.provider
+    )
+    folder = folder_for(out)
+    progress.total = len(items)
+    return interrupts.run(run_stream(common, progress, kling, items, folder=folder, timeout=timeout))

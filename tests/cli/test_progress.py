@@ -1,0 +1,93 @@
+"""How far a run is, and how that is drawn."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.spinner import Spinner
+
+from kling_async import Completed, Saved, Submitted, TaskFailedError, TaskStatus
+from kling_async.cli.progress import Progress
+from kling_async.cli.screen import Screen, duration
+
+
+def submitted(key: str) -> Submitted:
+    """The event of an acknowledgement."""
+    return Submitted(
+        key=key, task_id=f"id-{key}", external_task_id=None, model_name="m", slot_wait=0.0, upload=0.0
+    )
+
+
+def completed(key: str, error: TaskFailedError | None = None) -> Completed:
+    """The event of an end after ten seconds."""
+    status = TaskStatus.FAILED if error else TaskStatus.SUCCEED
+    return Completed(
+        key=key,
+        task_id=f"id-{key}",
+        external_task_id=None,
+        status=status,
+        error=error,
+        polls=1,
+        generation=None,
+        elapsed=10.0,
+    )
+
+
+def saved(key: str) -> Saved:
+    """The event of a file."""
+    return Saved(
+        key=key, task_id=f"id-{key}", external_task_id=None, path=Path(f"{key}.mp4"), size=1, elapsed=0.0
+    )
+
+
+def test_what_is_paid_and_not_here_stays_known():
+    """A task is known from its acknowledgement until its file is there or it failed."""
+    progress = Progress(Screen(is_quiet=True), 6)
+    for key in "abcd":
+        progress.tell(submitted(key))
+    progress.tell(completed("a"))
+    progress.tell(saved("a"))
+    progress.tell(completed("b", TaskFailedError("no")))
+    progress.failed.add("b")
+    progress.tell(completed("c"))
+    assert {key: one.task_id for key, one in progress.running.items()} == {"c": "id-c", "d": "id-d"}
+    assert (progress.saved, progress.waiting) == (1, 2)
+
+
+def test_remaining_time_follows_from_the_tasks_so_far():
+    """Unknown until one task is done; then the work that is left, shared by what is in flight."""
+    progress = Progress(Screen(is_quiet=True), 6)
+    for key in "abc":
+        progress.tell(submitted(key))
+    assert progress.remaining() is None
+    progress.tell(completed("a"))
+    progress.tell(saved("a"))
+    # two just begun of ten seconds each, three waiting: fifty seconds of work for two slots
+    assert progress.remaining() == pytest.approx(25, abs=1)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_drawn_lines_fit(width: int):
+    """The numbers stand under the bar, on one line each, at the usual widths."""
+    progress = Progress(Screen(is_quiet=True), 1000)
+    for number in range(300):
+        progress.tell(submitted(str(number)))
+        progress.tell(completed(str(number)))
+        if number < 280:
+            progress.tell(saved(str(number)))
+    progress.failed.update("xyz")
+    file = io.StringIO()
+    progress.screen.console = Console(file=file, width=width)
+    progress.screen.console.print(progress._drawn(Spinner("dots")))
+    _, bar, counts = (line.rstrip() for line in file.getvalue().splitlines())
+    assert set(bar) <= set("━╸╺ ")
+    assert "280 done · 3 failed · 20 in flight · 697 waiting" in counts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (134, "2 min 14 s"), (3720, "1 h 02 min")]
+)
+def test_duration(seconds: float, text: str):
+    """Times are told as people say them."""
+    assert duration(seconds) == text
