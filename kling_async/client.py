@@ -26,6 +26,7 @@ from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import (
     ConcurrencyLimitError,
     ConfigurationError,
+    DownloadError,
     NotFoundError,
     RequestError,
     WaitTimeoutError,
@@ -209,9 +210,10 @@ class KlingClient:
         """
         engine = self._running()
         flight = engine.new_flight(request, key)
+        flight.waits = wait
         engine.join(flight)
+        await engine.check(flight)
         if not wait:
-            await engine.check(flight)
             engine.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
         await engine.acknowledged(flight)
         return TaskHandle(engine, flight)
@@ -255,12 +257,13 @@ class KlingClient:
         handle = TaskHandle(engine, flight)
         try:
             async with asyncio.timeout(timeout):
+                await engine.check(flight)
                 await engine.acknowledged(flight)
                 task = await handle.result(timeout=None)
         except TimeoutError as error:
             if isinstance(error, WaitTimeoutError):
                 raise
-            raise flight.about(WaitTimeoutError(f"no video within {timeout:g} s")) from error
+            raise flight.waited(f"no video within {timeout:g} s") from error
         if target is not None:
             await self._save(task, target, key or default_name(request))
         return task
@@ -404,6 +407,13 @@ class KlingClient:
             engine = self._engine = self._new_engine()
         return engine
 
+    def _serving(self) -> Engine:
+        """The engine for tasks there are: also one that is being closed finishes their downloads."""
+        engine = self._engine
+        if engine is None or engine.ended or engine.loop is not asyncio.get_running_loop():
+            return self._running()
+        return engine
+
     def _new_engine(self) -> Engine:
         transport = self._transport
         closers: list[Any] = []
@@ -435,13 +445,14 @@ class KlingClient:
         )
 
     async def _save(self, task: Task, to: Path, name: str | None) -> Path:
-        self._running()
+        engine = self._serving()
         assert self._downloads is not None  # made with the engine
-        return await self._downloads.save(task, to, name=name)
+        async with engine.visit(DownloadError):
+            return await self._downloads.save(task, to, name=name)
 
     async def _fresh(self, task: Task) -> Task:
         """*task* as the provider shows it today; its kind is not written on it, so each is asked for."""
-        read = self._running().read
+        read = self._serving().read
         *others, last = sorted(self.provider.endpoints, reverse=True)
         for endpoint in others:
             with contextlib.suppress(NotFoundError):

@@ -156,7 +156,13 @@ class Downloads:
         size, whole = _extent(response)
         if not part.fits(_version(response, whole), size):
             raise DownloadError("the file at the video host changed meanwhile")
-        file = await self._in_thread(part.path.open, "ab" if size else "wb")
+        opening = asyncio.ensure_future(self._in_thread(part.path.open, "ab" if size else "wb"))
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                (await opening).close()  # opened although nobody waits for it
+            raise
         try:
             buffer = bytearray()
             async for piece in response.content.iter_any():
@@ -197,7 +203,7 @@ class _Part:
         return {"Range": f"bytes={size}-"} if size else {}
 
     def fits(self, version: str, start: int) -> bool:
-        """Whether bytes of that *version* from *start* go on where this ends; what does not fit is dropped."""
+        """Whether bytes of that *version* from *start* go on where this ends; what does not is dropped."""
         path = self._stem.with_name(f"{self._stem.name}.{version}.part")
         fits = start == 0 or (path == self.path and path.stat().st_size == start)
         if start == 0 or not fits:

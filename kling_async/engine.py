@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from kling_async.flight import Flight
 from kling_async.instrumentation import Completed, Hooks
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, lifecycle, wire
-from kling_async.protocol.errors import EngineError, KlingError, WaitTimeoutError
+from kling_async.protocol.errors import EngineError, KlingError, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries, retrying
@@ -75,8 +75,13 @@ class Engine:
         self._live: dict[int, Flight] = {}
         self._named: dict[str, Flight] = {}
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="kling-async")
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self._visits: set[asyncio.Timeout] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._backlog: list[Coroutine[Any, Any, None]] = []
         self._group: asyncio.TaskGroup | None = None
+        self._inside: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -97,10 +102,10 @@ class Engine:
         self.pollers = Pollers(
             api, polling=options.polling, rng=options.rng, observe=self.observe, hooks=self._hooks
         )
-        self.read = retrying(
+        self._read = retrying(
             api.task, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
         )
-        self.page = retrying(
+        self._page = retrying(
             api.page, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
         )
 
@@ -109,6 +114,7 @@ class Engine:
     def start(self) -> None:
         """Begin to work, in a task of the engine's own."""
         self._main = self.loop.create_task(self._run(), name="kling-async engine")
+        self._main.add_done_callback(self._drop_backlog)  # cancelled before it began, it has run nothing
 
     @property
     def running(self) -> bool:
@@ -122,14 +128,67 @@ class Engine:
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run *coroutine* in the task group; an exception it lets out is a bug and ends the engine."""
-        if self._group is None:
+        if self._halt.is_set():
+            coroutine.close()
+        elif self._group is None:
             self._backlog.append(coroutine)
         else:
-            self._group.create_task(coroutine)
+            task = self._group.create_task(self._guarded(coroutine))
+            self._inside.add(task)
+            task.add_done_callback(self._inside.discard)
+            task.add_done_callback(lambda _: coroutine.close())  # where it was cancelled before it began
+
+    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Keep a bug from aborting the group by itself: what that cancels would begin new work in it."""
+        try:
+            await coroutine
+        except Exception as bug:
+            if self._bug is None:
+                self._bug = bug
+                logger.exception("the engine failed")
+            self._end()
+
+    @contextlib.asynccontextmanager
+    async def visit(self, closed: type[KlingError] = KlingError) -> AsyncGenerator[None]:
+        """What a caller's own task does here with transport or threads: it ends when the client is closed.
+
+        Raises:
+            KlingError: of the class *closed*: the client was closed, before or meanwhile.
+        """
+        if self._halt.is_set():
+            raise closed("the client was closed")
+        visit = asyncio.timeout(None)
+        try:
+            async with visit:
+                self._visits.add(visit)
+                self._empty.clear()
+                try:
+                    yield
+                finally:
+                    self._visits.discard(visit)
+                    if not self._visits:
+                        self._empty.set()
+        except TimeoutError as error:
+            if not visit.expired():
+                raise
+            raise closed("the client was closed") from error
 
     async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a blocking *function* in a thread of the engine's own."""
-        return await self.loop.run_in_executor(self._threads, function, *arguments)
+        """Call a blocking *function* in a thread of the engine's own; once begun it comes to its end."""
+        job = self.loop.run_in_executor(self._threads, function, *arguments)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        return await asyncio.shield(job)
+
+    async def read(self, endpoint: str, task_id: str) -> Task:
+        """Read one task, for a caller."""
+        async with self.visit():
+            return await self._read(endpoint, task_id)
+
+    async def page(self, endpoint: str, page: int, page_size: int) -> Sequence[Task]:
+        """Read one page of the list of tasks, for a caller."""
+        async with self.visit():
+            return await self._page(endpoint, page, page_size)
 
     async def stop(self, drain: float) -> list[Flight]:
         """Take no more requests, wait up to *drain* seconds for tasks, then end; returns what still runs.
@@ -147,50 +206,62 @@ class Engine:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(drain):
                             await self._idle.wait()
+                            await asyncio.sleep(0)  # the download of the last begins
+                            await self._empty.wait()
         finally:
             left = list(self._live.values())
-            self._halt.set()
-            await _finish(self._main)
+            self._end()
+            if asyncio.current_task() not in self._inside:  # else the caller's iterable would await itself
+                await _finish(self._main)
         return left
 
     async def _run(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                for _ in range(self._options.polling.pollers):
+                    self.spawn(self.pollers.work())
                 backlog, self._backlog = self._backlog, []
                 for coroutine in backlog:
                     self.spawn(coroutine)
-                for _ in range(self._options.polling.pollers):
-                    self.spawn(self.pollers.work())
-                await self._halt.wait()
+                try:
+                    await self._halt.wait()
+                finally:
+                    self._end()
                 raise _Stopped
-        except BaseExceptionGroup as errors:
-            _, bugs = errors.split(_Stopped)
-            if bugs is not None:
-                self._bug = _first_leaf(bugs)
-                logger.exception("the engine failed", exc_info=self._bug)
+        except* _Stopped:
+            pass
         finally:
-            self.closing = True
-            self._close()
+            await self._close()
+
+    def _end(self) -> None:
+        """Begin nothing more; `_run` stops what is under way."""
+        self.closing = True
+        self._halt.set()
+        what = "the client was closed before it was submitted"
+        self.submission.stop(lambda: self.bug_or(KlingError(what)))
+
+    async def _close(self) -> None:
+        """Nothing of ours runs any more: end every wait, then close what was opened."""
+        self.pollers.stop()
+        for flight in list(self._live.values()):
+            farewell = flight.waited("the client was closed, the task goes on")
+            flight.error = flight.about(self.bug_or(farewell))
+            flight.announce()
+        try:
+            for visit in self._visits:
+                visit.reschedule(self.loop.time())
+            await self._empty.wait()
+            if self._jobs:
+                await asyncio.wait(self._jobs)
+        finally:
+            self._threads.shutdown()
             for close in self._closers:
                 await close()
 
-    def _close(self) -> None:
-        """Nothing runs any more: end every wait."""
+    def _drop_backlog(self, _: "asyncio.Task[None]") -> None:
         for coroutine in self._backlog:
             coroutine.close()
-        self.pollers.stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for flight in list(self._live.values()):
-            flight.error = flight.about(self._farewell())
-            flight.announce()
-
-    def _farewell(self) -> KlingError:
-        if self._bug is None:
-            return WaitTimeoutError("the client was closed, the task goes on")
-        error = EngineError(f"the engine failed: {type(self._bug).__name__}: {self._bug}")
-        error.__cause__ = self._bug
-        return error
 
     # Tasks
 
@@ -202,7 +273,9 @@ class Engine:
     def new_flight(self, request: VideoRequest, key: str | None) -> Flight:
         """A flight for *request*, not yet in line."""
         if self.closing:
-            raise self._bug_or(KlingError("the client is closed"))
+            raise self.bug_or(KlingError("the client is closed"))
+        if not isinstance(key, str | None):
+            raise RequestError(f"key must be text, not {type(key).__name__}")
         endpoint = request.endpoint
         return Flight(
             order=next(self._order),
@@ -236,6 +309,7 @@ class Engine:
             prepared = wire.create(
                 request, self.api.provider, resolved.images, external_task_id=external_task_id
             )
+            token = self._token(flight, external_task_id)
         except BaseException as error:
             self.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
@@ -249,7 +323,7 @@ class Engine:
             return
         self._named[external_task_id] = flight
         flight.task = attrs.evolve(flight.task, external_task_id=external_task_id)
-        flight.token = self._token(flight)
+        flight.token = token
         flight.prepared = prepared
         self.submission.ready(flight)
 
@@ -259,16 +333,16 @@ class Engine:
             await self.check(flight)
 
     async def acknowledged(self, flight: Flight) -> None:
-        """Check *flight* and wait for its acknowledgement; cancelled before its POST, it is withdrawn.
+        """Wait for the acknowledgement of *flight*; cancelled before its POST, it is withdrawn.
 
         Raises:
             KlingError: it was refused, or its answer was lost.
         """
-        await self.check(flight)
         try:
             await flight.wait(lambda each: each.submitted or each.error is not None)
         except asyncio.CancelledError:
-            self.withdraw(flight)
+            if not flight.listeners:  # else another caller wants it under the same key
+                self.withdraw(flight)
             raise
         if flight.acknowledged_at is None and flight.error is not None:
             raise flight.error
@@ -287,6 +361,7 @@ class Engine:
         """*flight* wants what *same* already is: it leaves the line and shows what happens there."""
         self.submission.withdraw(flight)
         del self._live[flight.order]
+        flight.same = same
 
         def reflect(_: Flight) -> None:
             flight.task, flight.error, flight.token = same.task, same.error, same.token
@@ -320,6 +395,7 @@ class Engine:
 
     def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
         """Judge what was *seen* of a task, act on it, and announce it. The one door for all news."""
+        flight = flight.same or flight
         before = flight.task
         if lifecycle.is_terminal(before.status):
             return
@@ -336,6 +412,9 @@ class Engine:
 
     def _complete(self, flight: Flight) -> None:
         task = flight.task
+        for name in (task.external_task_id, flight.token):
+            if name is not None and self._named.get(name) is flight:
+                del self._named[name]
         if task.task_id is not None:
             flight.token = self._token(flight)
         if task.status is TaskStatus.FAILED and flight.error is None:
@@ -347,9 +426,6 @@ class Engine:
         flight.prepared = None
         self.pollers.forget(flight)
         del self._live[flight.order]
-        for name in (task.external_task_id, flight.token):
-            if name is not None and self._named.get(name) is flight:
-                del self._named[name]
         if not self._live:
             self._idle.set()
         generation = None
@@ -370,8 +446,13 @@ class Engine:
         )
         self.submission.release(flight)
 
-    def _bug_or(self, error: KlingError) -> KlingError:
-        return error if self._bug is None else self._farewell()
+    def bug_or(self, error: KlingError) -> KlingError:
+        """Why nothing goes on: the bug that ended the engine, else *error*."""
+        if self._bug is None:
+            return error
+        error = EngineError(f"the engine failed: {type(self._bug).__name__}: {self._bug}")
+        error.__cause__ = self._bug
+        return error
 
     def _derive(self, flight: Flight, images: Mapping[str, Any]) -> str:
         assert flight.request is not None  # the caller has checked it
@@ -385,14 +466,14 @@ class Engine:
             secret=self._options.secret,
         )
 
-    def _token(self, flight: Flight) -> str:
+    def _token(self, flight: Flight, external_task_id: str | None = None) -> str:
         return identity.Token(
             provider=self.api.provider.name,
             host=urlsplit(self.api.provider.base_url).netloc,
             account=self._options.account,
             endpoint=flight.endpoint,
             task_id=flight.task.task_id,
-            external_task_id=flight.task.external_task_id,
+            external_task_id=external_task_id or flight.task.external_task_id,
             key=flight.key or "",
         ).text
 
@@ -407,8 +488,3 @@ async def _finish(task: "asyncio.Task[None]") -> None:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
-
-
-def _first_leaf(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = errors.exceptions[0]
-    return _first_leaf(first) if isinstance(first, BaseExceptionGroup) else first

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import attrs
 
 from kling_async.protocol import wire
-from kling_async.protocol.errors import KlingError
-from kling_async.protocol.lifecycle import is_terminal
+from kling_async.protocol.errors import KlingError, Outcome, WaitTimeoutError
+from kling_async.protocol.lifecycle import STATES, is_terminal
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
 __all__ = ["Flight", "SlotKey"]
@@ -34,6 +34,8 @@ class Flight:
         taken_at: when it joined the queue, seconds of the loop's clock.
         missing_since: since when the server has said it knows no such task.
         polls: how often it was asked for.
+        same: the flight that was there before for the same key and request; this one only shows it.
+        waits: goes back in line when Kling has no slot for it; else that refuses it.
         in_line: waits for a slot, and can still be withdrawn.
         holds_slot: occupies a slot.
         listeners: told of every change; None while nobody listens.
@@ -52,6 +54,8 @@ class Flight:
     taken_at: float = 0.0
     missing_since: float | None = None
     polls: int = 0
+    same: "Flight | None" = None
+    waits: bool = True
     in_line: bool = False
     holds_slot: bool = False
     listeners: list[Callable[["Flight"], None]] | None = None
@@ -78,6 +82,15 @@ class Flight:
             external_task_id=self.task.external_task_id,
             token=self.token,
         )
+
+    def waited(self, what: str) -> KlingError:
+        """The error of a wait that was over before the task; what it says of money holds now."""
+        if self.acknowledged_at is not None:
+            return self.about(WaitTimeoutError(what))
+        # In line or on its way it may be made later: only what ended before its POST is safe to submit again.
+        outcome = STATES[self.task.status].outcome if self.done else Outcome.MAY_EXIST
+        advice = "submit it again" if outcome is Outcome.NOT_CREATED else WaitTimeoutError.advice
+        return self.about(WaitTimeoutError(what, outcome=outcome, advice=advice))
 
     def listen(self, listener: Callable[["Flight"], None]) -> None:
         """Have *listener* told of every change from now on."""

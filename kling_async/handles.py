@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from kling_async.flight import Flight
-from kling_async.protocol.errors import WaitTimeoutError
 from kling_async.protocol.models import Task, TaskStatus
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class TaskHandle:
             async with asyncio.timeout(timeout):
                 await flight.wait(lambda each: each.done or each.error is not None)
         except TimeoutError as error:
-            raise flight.about(WaitTimeoutError(f"no video within {timeout:g} s")) from error
+            raise flight.waited(f"no video within {timeout:g} s") from error
         return flight.result()
 
     async def refresh(self) -> Task:
@@ -113,13 +112,17 @@ class TaskHandle:
 
         flight.listen(listener)
         try:
-            seen = flight.task
-            yield seen
-            while not flight.done and flight.error is None:
-                await changed.wait()
-                changed.clear()
-                if flight.task is not seen and flight.task.status is not seen.status:
-                    seen = flight.task
-                    yield seen
+            seen: TaskStatus | None = None
+            while True:
+                if flight.task.status is not seen:
+                    seen = flight.task.status
+                    yield flight.task
+                elif flight.done:
+                    return
+                elif flight.error is not None:
+                    raise flight.error
+                else:
+                    await changed.wait()
+                    changed.clear()
         finally:
             flight.unlisten(listener)

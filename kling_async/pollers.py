@@ -138,7 +138,8 @@ class Pollers:
 
     def _give_up(self, flight: Flight) -> None:
         now = asyncio.get_running_loop().time()
-        if flight.acknowledged_at is None or now - flight.acknowledged_at < self._polling.give_up:
+        # the same sum as in `watch`: rounded the other way, a difference would have it polled without end
+        if flight.acknowledged_at is None or now < flight.acknowledged_at + self._polling.give_up:
             return
         error = WaitTimeoutError(f"not done {self._polling.give_up:g} s after its acknowledgement, given up")
         self._observe(flight, Task(flight.task.task_id, status=TaskStatus.GIVEN_UP), flight.about(error))

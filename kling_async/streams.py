@@ -9,7 +9,7 @@ import asyncio
 import collections
 import heapq
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -18,7 +18,7 @@ import attrs
 
 from kling_async.engine import Engine
 from kling_async.flight import Flight, SlotKey
-from kling_async.protocol.errors import DownloadError, KlingError, RequestError, WaitTimeoutError
+from kling_async.protocol.errors import DownloadError, KlingError, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
 __all__ = ["Completion", "Completions", "Requests", "default_name"]
@@ -142,18 +142,19 @@ class _Stream:
         self.feeder = asyncio.current_task()
         slot_key: SlotKey | None = None
         try:
-            requests = _iterate(self.requests)
+            take = _taker(self.requests)
             while not self.fed:
                 await self._room(slot_key)
                 try:
-                    key, request = _pair(await anext(requests))
+                    key, request = _pair(await take())
                 except StopAsyncIteration:
                     break
                 slot_key = (request.endpoint, request.model_name)
                 await self._submit(key, request)
         except asyncio.CancelledError:
-            if not self.fed and not self.engine.closing:
-                raise
+            if not self.fed:  # nobody told this stream to stop: the client was closed under it
+                what = "the client was closed before the requests were at their end"
+                self.failure = self.engine.bug_or(KlingError(what))
         except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises ends the stream, not the engine
             self.failure = self.failure or error
         finally:
@@ -174,19 +175,12 @@ class _Stream:
         self.taken += 1
         try:
             flight = self.engine.new_flight(request, key)
-            self.engine.join(flight)
-            await self.engine.check(flight)
         except KlingError as error:
-            self._end(item, error.about(key=item.key))
-            if not isinstance(error, RequestError):
-                raise
-        except asyncio.CancelledError:
-            self._end(item, KlingError("the client was closed before it was submitted").about(key=item.key))
+            self._end(item, error)
             raise
-        else:
-            listener = self._listener(item)
-            flight.listen(listener)
-            listener(flight)
+        flight.listen(self._listener(item))  # hears every end, also that of the check
+        self.engine.join(flight)
+        await self.engine.check_quietly(flight)
 
     def _name(self, request: VideoRequest) -> str:
         name = default_name(request)
@@ -235,6 +229,10 @@ class _Stream:
 
     def _end(self, item: _Item, error: KlingError | None, path: Path | None = None) -> None:
         item.ended = True
+        if error is not None:
+            error.about(key=item.key)
+        while self.deadlines and self.deadlines[0][2].ended:
+            heapq.heappop(self.deadlines)  # lets go of its request, which may hold pictures
         if not self.closed:
             self.ready[item.index] = Completion(item.index, item.key, item.request, item.task, error, path)
         self.news.set()
@@ -250,7 +248,7 @@ class _Stream:
             _, _, item, flight = heapq.heappop(self.deadlines)
             if not item.ended:
                 what = f"no video within {self.timeout:g} s of its acknowledgement"
-                self._end(item, flight.about(WaitTimeoutError(what)))
+                self._end(item, flight.waited(what))
         self._set_timer()
 
 
@@ -357,14 +355,18 @@ def _pair(item: Any) -> tuple[str | None, VideoRequest]:
             )
 
 
-async def _iterate(requests: Requests) -> AsyncIterator[Any]:
+def _taker(requests: Requests) -> Callable[[], Awaitable[Any]]:
+    """What takes the next request or raises StopAsyncIteration; no generator, so nothing is left to close."""
     if isinstance(requests, AsyncIterable):
-        async for item in cast("AsyncIterable[Any]", requests):
-            yield item
-    else:
-        iterator: Iterator[Any] = iter(requests)
+        return aiter(cast("AsyncIterable[Any]", requests)).__anext__
+    iterator: Iterator[Any] = iter(requests)
+
+    async def take() -> Any:
         for item in iterator:
-            yield item
+            return item
+        raise StopAsyncIteration
+
+    return take
 
 
 def _cause(error: KlingError) -> KlingError:

@@ -7,6 +7,7 @@ costs no coroutine. The POST belongs to the engine: whoever asked for it may sto
 import asyncio
 import copy
 import heapq
+import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
@@ -31,6 +32,8 @@ from kling_async.retries import Retries, retrying
 from kling_async.typing import Body
 
 __all__ = ["Submission"]
+
+logger = logging.getLogger("kling_async")
 
 LARGE = 64 * 1024
 """Bytes from which a body takes an upload place: what asyncio buffers anyway is no upload."""
@@ -86,8 +89,10 @@ class Submission:
         self._lines: dict[SlotKey, _Line] = {}
         self._posts: dict[Flight, asyncio.Task[None]] = {}
         self._calling: set[Flight] = set()
+        self._out = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._stopped: Callable[[], KlingError] | None = None
         self._pauses = 0
         self._paused_until = 0.0
 
@@ -152,12 +157,15 @@ class Submission:
             line.timer.cancel()
             line.timer = None
         loop = asyncio.get_running_loop()
+        if self._stopped is not None:
+            return
         while (first := self._first(line)) is not None and first.prepared is not None:
             if not self._may_leave(line):
                 break
             heapq.heappop(line.queue)
             first.in_line = False
             line.slots.start()
+            self._out += 1
             self._quiet.clear()
             self._spawn(self._post(line, first))
         again = max(line.slots.retry_at, self._paused_until)
@@ -174,8 +182,11 @@ class Submission:
 
     def stop(self, error: Callable[[], KlingError]) -> None:
         """Take everyone out of line and give up what waits to be tried again; what is being sent goes on."""
+        self._stopped = error
         for line in self._lines.values():
             self._refuse_line(line, error)
+            if line.timer is not None:
+                line.timer.cancel()
         for flight, post in self._posts.items():
             if flight not in self._calling:
                 post.cancel()
@@ -205,13 +216,13 @@ class Submission:
         self._posts[flight] = task
         try:
             seen = await self._submit(flight)
-        except ConcurrencyLimitError:
+        except ConcurrencyLimitError as error:
             line.slots.refuse(asyncio.get_running_loop().time(), self._rng)
-            self._rejoin(line, flight)
+            self._rejoin(line, flight, error)
         except RateLimitError as error:
             line.slots.fail()
             self._pause(error)
-            self._rejoin(line, flight)
+            self._rejoin(line, flight, error)
         except KlingError as error:
             line.slots.fail()
             self._ended(line, flight, error)
@@ -232,7 +243,8 @@ class Submission:
         finally:
             self._calling.discard(flight)
             del self._posts[flight]
-            if not self._posts:
+            self._out -= 1
+            if not self._out:
                 self._quiet.set()
             self.dispatch(flight.slot_key)
 
@@ -249,13 +261,20 @@ class Submission:
             self._retries,
             creating=True,
             rng=self._rng,
-            fatal=lambda error: isinstance(error, ConcurrencyLimitError | RateLimitError),
+            fatal=lambda error: (
+                self._stopped is not None or isinstance(error, ConcurrencyLimitError | RateLimitError)
+            ),
             on_retry=told,
         )
         try:
             seen = await submit(flight)
         except AlreadyExistsError:
             # Refused and not charged: the id is ours or the caller's own, so the task is the one wanted.
+            if flight.request is not None and flight.request.external_task_id is not None:
+                name = flight.request.external_task_id
+                logger.warning(
+                    "a task with the external_task_id %s exists: it is taken in place of a new one", name
+                )
             seen = await self._adopt(flight)
         model = flight.request.model_name if flight.request else ""
         names = {**_names(flight), "task_id": seen.task_id}
@@ -283,6 +302,7 @@ class Submission:
         return seen
 
     async def _adopt(self, flight: Flight) -> Task:
+        self._calling.add(flight)  # there is a task: closing the client waits for its name
         read = retrying(self._api.task, self._retries, creating=False, rng=self._rng)
         try:
             return await read(flight.endpoint, flight.task.external_task_id or "")
@@ -290,14 +310,19 @@ class Submission:
             error.outcome = Outcome.CREATED
             raise
 
-    def _rejoin(self, line: _Line, flight: Flight) -> None:
+    def _rejoin(self, line: _Line, flight: Flight, error: KlingError) -> None:
+        if not flight.waits:
+            self._ended(line, flight, error)
+            return
         flight.in_line = True
         heapq.heappush(line.queue, flight)
+        if self._stopped is not None:
+            self._refuse_line(line, self._stopped)
 
     def _pause(self, error: RateLimitError) -> None:
         """1302 speaks of the account: nothing of it leaves for a while."""
         wait = error.retry_after
-        if wait is None:
+        if not wait:
             wait = min(2.0**self._pauses, LONGEST_WAIT) * self._rng.uniform(0.8, 1.2)
         self._pauses += 1
         until = asyncio.get_running_loop().time() + wait
@@ -305,6 +330,7 @@ class Submission:
 
     def _ended(self, line: _Line, flight: Flight, error: KlingError) -> None:
         """A submit ended without an acknowledgement: by its outcome it is refused or may exist."""
+        cause = error
         if error.outcome is Outcome.NOT_CREATED:
             status = TaskStatus.REFUSED
         else:
@@ -315,18 +341,20 @@ class Submission:
                 error = lost
         seen = Task(None, flight.task.external_task_id, status)
         self._observe(flight, seen, flight.about(error))
-        if self._api.stops_account(error):
+        if self._api.stops_account(cause):
             for each in self._lines.values():
-                self._refuse_line(each, lambda: _fresh(error))
-        elif self._api.stops_model(error):
-            self._refuse_line(line, lambda: _fresh(error))
+                self._refuse_line(each, lambda: _fresh(cause))
+        elif self._api.stops_model(cause):
+            self._refuse_line(line, lambda: _fresh(cause))
 
     def _refuse_line(self, line: _Line, error: Callable[[], KlingError]) -> None:
         queue, line.queue = line.queue, []
         for flight in sorted(queue):
             if self.withdraw(flight):
                 seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
-                self._observe(flight, seen, flight.about(error()))
+                refusal = error()
+                refusal.outcome = Outcome.NOT_CREATED  # this one was not sent
+                self._observe(flight, seen, flight.about(refusal))
 
 
 def _fresh(error: KlingError) -> KlingError:

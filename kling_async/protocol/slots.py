@@ -10,7 +10,8 @@ and is
 - the refused request stays first. It goes again when a slot of ours is freed, or by a timer of 1, 2, 4 ...
 30 s,
   for other processes of the account may hold every slot;
-- after `limit` completions without a refusal one more is tried, a probe; each refused probe doubles that gap.
+- after `limit` completions without a refusal one more is tried, a probe; each refused probe doubles that gap,
+  an accepted one ends the doubling.
 """
 
 import random
@@ -46,6 +47,7 @@ class Slots:
     retry_at: float = 0.0
     _refused: bool = False
     _settled: bool = False
+    _probing: bool = False
     _waits: int = 0
     _completions: int = 0
     _gap: int = 1
@@ -74,6 +76,8 @@ class Slots:
         at_limit = self.held + 1 >= self.limit
         self.accepted += 1
         self._waits = 0
+        if self._probing and self.accepted >= self.limit:
+            self._probing, self._gap = False, 1
         if self.learns and at_limit and not self._settled and not self._refused:
             self.limit += 1
         self._settle()
@@ -92,8 +96,9 @@ class Slots:
         self.posting -= 1
         self._refused = True
         self._completions = 0
-        if self._settled and self.held >= self.limit - 1:
-            self._gap *= 2  # the refused one was a probe above what we knew
+        if self._probing and self.held >= self.limit - 1:
+            self._gap *= 2  # the refused one was the probe above what we knew
+        self._probing = False
         wait = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
         self._waits += 1
         self.retry_at = now + wait * rng.uniform(0.8, 1.2)
@@ -103,11 +108,12 @@ class Slots:
         """A task became terminal: its slot is free, and with it the way for a refused request."""
         self.accepted -= 1
         self.retry_at = 0.0
-        if not (self.learns and self._settled):
-            return
+        if not self._settled or self._probing:
+            return  # one probe at a time: a client with little to do would raise its limit without end
         self._completions += 1
         if self._completions >= self.limit * self._gap:
             self._completions = 0
+            self._probing = True
             self.limit += 1
 
     def _settle(self) -> None:

@@ -1,0 +1,639 @@
+"""Streams: many requests in, completions out, whatever reader, iterable and account do."""
+
+import asyncio
+import gc
+import logging
+
+import pytest
+import virtual_time
+
+from kling_async import (
+    AccountError,
+    EngineError,
+    GatewayError,
+    KlingError,
+    Outcome,
+    PolicyError,
+    RequestError,
+    ResponseLostError,
+    TaskFailedError,
+    WaitTimeoutError,
+)
+from kling_async.protocol.wire import Response
+
+
+def counted(requests, taken):
+    """*requests*, each noted in *taken* as it is taken."""
+    for request in requests:
+        taken.append(request.prompt)
+        yield request
+
+
+async def silent(requests, *, then=None):
+    """*requests*, and then silence for ever, or an exception."""
+    for request in requests:
+        yield request
+    if then is not None:
+        raise then
+    await asyncio.get_running_loop().create_future()
+
+
+async def read(stream, seen):
+    """Read *stream* into *seen*, which keeps what came before an exception."""
+    async for done in stream:
+        seen.append(done)
+
+
+async def prompts(stream):
+    """The prompts of a stream's completions in the order they came."""
+    return [done.request.prompt async for done in stream]
+
+
+def by_prompt(lengths):
+    """How long each generation takes, by its prompt."""
+    return lambda body: lengths[body["prompt"]]
+
+
+# What comes out
+
+
+def test_each_request_yields_exactly_one_completion(world):
+    """Twenty requests over three slots: each comes once, with its index, key, request and task."""
+
+    async def main():
+        async with here.client(max_in_flight=3) as kling:
+            return [done async for done in kling.completions(requests)]
+
+    here = world()
+    requests = here.requests(20)
+    completions = virtual_time.run(main())
+    assert sorted(done.index for done in completions) == list(range(20))
+    assert all(done.ok and done.request is requests[done.index] for done in completions)
+    assert {done.result().task_id for done in completions} == {made.task_id for made in here.ledger.made}
+    assert [done.key for done in sorted(completions, key=lambda done: done.index)][:3] == ["a", "a-2", "a-3"]
+    assert here.ledger.most_in_flight == 3
+
+
+def test_completions_come_as_they_finish(world):
+    """The quick one is handed out while the slow one still runs."""
+
+    async def main():
+        async with here.client() as kling:
+            requests = [("slow", here.request("slow")), ("quick", here.request("quick"))]
+            return [(done.key, here.time()) async for done in kling.completions(requests)]
+
+    here = world(seconds=by_prompt({"slow": 200.0, "quick": 20.0}))
+    assert virtual_time.run(main()) == [("quick", 20), ("slow", 200)]
+
+
+def test_ordered_holds_back(world):
+    """With `ordered=True` the order is that of the requests, though the first is the slowest."""
+
+    async def main():
+        async with here.client(max_in_flight=3) as kling:
+            return await prompts(kling.completions(here.requests(6), ordered=True))
+
+    here = world(seconds=lambda body: 300.0 - 40 * int(body["prompt"]))
+    assert virtual_time.run(main()) == list("012345")
+
+
+def test_failures_are_values(world):
+    """A failed task, one refused for its content and one refused here are completions; the stream goes on."""
+
+    async def main():
+        async with here.client() as kling:
+            requests = [
+                here.request("[fail]"),
+                here.request("[policy]"),
+                here.request("lost", image="no/such/file.png"),
+                here.request("good"),
+            ]
+            return {done.request.prompt: done.error async for done in kling.completions(requests)}
+
+    here = world()
+    errors = virtual_time.run(main())
+    assert isinstance(errors["[fail]"], TaskFailedError)
+    assert isinstance(errors["[policy]"], PolicyError)
+    assert isinstance(errors["lost"], RequestError)
+    assert errors["good"] is None
+    assert len(here.ledger.made) == 2
+
+
+def test_timeout_counts_from_each_acknowledgement(world):
+    """Ten tasks over one slot, 100 s each, a timeout of 150: none is late, however long it stood in line."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            async for done in kling.completions(here.requests(10), timeout=150):
+                assert done.ok
+            assert asyncio.get_running_loop().time() == 1000
+
+    here = world()
+    virtual_time.run(main())
+
+
+def test_late_task_is_a_completion_and_is_polled_on(world):
+    """A late task is told with WaitTimeoutError and token; it keeps its slot and is found in the end."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            async for done in kling.completions([here.request("late")], timeout=50):
+                assert asyncio.get_running_loop().time() == 50
+                assert isinstance(done.error, WaitTimeoutError)
+                assert (done.error.outcome, done.error.task_id) == (Outcome.CREATED, done.task.task_id)
+                (handle,) = kling.tasks()
+                assert handle.token == done.error.token
+                await kling.submit(here.request("next"))
+                assert asyncio.get_running_loop().time() == 200
+                assert (await handle.result()).task_id == done.task.task_id
+
+    here = world(seconds=200.0)
+    virtual_time.run(main())
+
+
+# Taking
+
+
+def test_requests_are_taken_as_slots_are_free(world):
+    """Two slots: two requests are taken at once, and one more for each task that ends."""
+
+    async def main():
+        async with (
+            here.client(max_in_flight=2) as kling,
+            kling.completions(counted(here.requests(6), taken)) as stream,
+        ):
+            seen = []
+            async for _ in stream:
+                await asyncio.sleep(0.5)
+                seen.append(len(taken))
+            return seen
+
+    here, taken = world(seconds=lambda body: 100.0 + int(body["prompt"])), []
+    assert virtual_time.run(main())[:2] == [3, 4]
+    assert len(taken) == 6
+
+
+def test_nothing_is_taken_before_the_stream_is_read(world):
+    """A stream nobody iterates over takes nothing and costs nothing."""
+
+    async def main():
+        async with here.client() as kling:
+            kling.completions(counted(here.requests(6), taken))
+            await asyncio.sleep(100)
+
+    here, taken = world(), []
+    virtual_time.run(main())
+    assert taken == []
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_idle_reader_bounds_what_is_submitted(world, ordered):
+    """Completions nobody reads stop the submitting at sixteen; reading goes on and nothing is lost."""
+
+    async def main():
+        async with here.client(max_in_flight=4) as kling:
+            stream = kling.completions(counted(here.requests(60), taken), ordered=ordered)
+            first = await anext(stream)
+            await asyncio.sleep(10_000)
+            assert len(taken) == len(here.ledger.made) == 17
+            return [first.index, *[done.index async for done in stream]]
+
+    # the slowest is the head of the line: with `ordered` nothing can be handed out before it
+    here, taken = world(seconds=lambda body: 900.0 if body["prompt"] == "0" else 50.0), []
+    indexes = virtual_time.run(main())
+    assert sorted(indexes) == list(range(60))
+    if ordered:
+        assert indexes == list(range(60))
+
+
+def test_slow_head_does_not_stop_an_ordered_stream(world):
+    """While the head takes an hour the others run on to the bound; all come out in order after it."""
+
+    async def main():
+        async with here.client(max_in_flight=2) as kling:
+            out = [
+                (done.index, here.time()) async for done in kling.completions(here.requests(20), ordered=True)
+            ]
+            assert out[0] == (0, 3600)
+            assert out[15] == (15, 3600)
+            return [index for index, _ in out]
+
+    here = world(seconds=lambda body: 3600.0 if body["prompt"] == "0" else 50.0)
+    assert virtual_time.run(main()) == list(range(20))
+
+
+def test_run_inside_the_loop_body_with_one_slot(world):
+    """`run` in the body of a loop over the only slot: it takes its turn and nothing hangs."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            seen = []
+            async for done in kling.completions(here.requests(3)):
+                again = await kling.run(here.request(f"again {done.request.prompt}"), timeout=None)
+                seen.append((done.task.task_id, again.task_id))
+            return seen
+
+    here = world()
+    assert len(set(sum(virtual_time.run(main()), ()))) == 6
+    assert here.ledger.most_in_flight == 1
+
+
+def test_two_streams_one_never_read(world):
+    """A stream that is begun and left alone does not starve another on the same client."""
+
+    async def main():
+        async with here.client(max_in_flight=2) as kling:
+            left = kling.completions(here.requests(100))
+            await anext(left)
+            got = await prompts(kling.completions(here.request(f"read {n}") for n in range(10)))
+            assert len(got) == 10
+            await left.aclose()
+
+    here = world()
+    virtual_time.run(main())
+
+
+# Iterables that misbehave
+
+
+def test_completions_are_delivered_while_the_iterable_is_silent(world):
+    """An async iterable that says nothing for ever holds up no completion; leaving ends it."""
+
+    async def main():
+        async with here.client() as kling, kling.completions(silent(here.requests(2))) as stream:
+            assert {(await anext(stream)).index, (await anext(stream)).index} == {0, 1}
+            assert here.time() == 100
+
+    here = world()
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_error_of_the_iterable_comes_once_after_what_is_in_flight(world, kind):
+    """It raises after three requests: three completions, then that very exception, then the end."""
+    error = ZeroDivisionError("theirs")
+
+    def plain(requests):
+        yield from requests
+        raise error
+
+    async def main():
+        async with here.client() as kling:
+            requests = here.requests(3)
+            stream = kling.completions(silent(requests, then=error) if kind == "async" else plain(requests))
+            for _ in range(3):
+                assert (await anext(stream)).ok
+            with pytest.raises(ZeroDivisionError) as caught:
+                await anext(stream)
+            assert caught.value is error
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+    here = world()
+    virtual_time.run(main())
+
+
+@pytest.mark.parametrize("wrong", ["a prompt", ("key",), (1, 2), None])
+def test_what_is_no_request_ends_the_stream(world, wrong):
+    """The exception says what a stream takes."""
+
+    async def main():
+        async with here.client() as kling:
+            with pytest.raises(RequestError, match="a stream takes requests"):
+                await prompts(kling.completions([wrong]))
+
+    virtual_time.run(main()) if (here := world()) else None
+
+
+def test_what_cannot_be_iterated_ends_the_stream(world):
+    """Neither hangs nor passes for empty."""
+
+    async def main():
+        async with here.client() as kling:
+            with pytest.raises(TypeError):
+                await prompts(kling.completions(7))
+
+    here = world()
+    virtual_time.run(main())
+
+
+def test_iterable_that_is_cancelled_from_within_ends_the_stream_aloud(world):
+    """A CancelledError out of the caller's own iterable is no silent end: requests may be missing."""
+
+    async def main():
+        async with here.client() as kling:
+            stream = kling.completions(silent(here.requests(1), then=asyncio.CancelledError()))
+            assert (await anext(stream)).ok
+            with pytest.raises(KlingError, match="requests were at their end"):
+                await anext(stream)
+
+    here = world()
+    virtual_time.run(main())
+
+
+def test_iterable_that_closes_the_client(world):
+    """The caller's own iterable may close the client: no deadlock, and the stream says what is missing."""
+
+    async def closing(kling):
+        yield here.request()
+        await asyncio.sleep(5)
+        left.extend(await kling.aclose())
+        yield here.request()
+
+    async def main():
+        kling, seen = here.client(), []
+        with pytest.raises(KlingError, match="closed"):
+            await read(kling.completions(closing(kling)), seen)
+        outcomes = {done.index: done.error.outcome for done in seen}
+        assert outcomes == {0: Outcome.CREATED, 1: Outcome.NOT_CREATED}
+        assert await kling.aclose() == []
+
+    here, left = world(), []
+    virtual_time.run(main())
+    assert [handle.task_id for handle in left] == [made.task_id for made in here.ledger.made]
+
+
+def test_empty_stream_ends_at_once(world):
+    """No requests, no completions, no calls."""
+
+    async def main():
+        async with here.client() as kling:
+            assert await prompts(kling.completions([])) == []
+
+    here = world()
+    virtual_time.run(main())
+    assert here.calls == []
+
+
+def test_same_key_twice_is_one_task_and_two_completions(world):
+    """A stream that names one video twice pays once and tells twice."""
+
+    async def main():
+        async with here.client() as kling:
+            pair = ("cat", here.request())
+            return [done.task.task_id async for done in kling.completions([pair, pair])]
+
+    here = world()
+    ids = virtual_time.run(main())
+    assert ids == [here.ledger.made[0].task_id] * 2
+    assert len(here.ledger.made) == 1
+
+
+# Leaving
+
+
+def test_break_stops_taking_and_tasks_go_on(world):
+    """After `break` and `aclose` nothing more is taken; what was submitted is in `tasks()` and is found."""
+
+    async def main():
+        async with here.client(max_in_flight=2) as kling:
+            async with kling.completions(counted(here.requests(9), taken)) as stream:
+                async for _ in stream:
+                    break
+            await asyncio.sleep(0)
+            count = len(taken)
+            results = await asyncio.gather(*(handle.result() for handle in kling.tasks()))
+            assert len(taken) == count
+            assert {task.task_id for task in results} <= {made.task_id for made in here.ledger.made}
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+    here, taken = world(), []
+    virtual_time.run(main())
+    assert len(here.ledger.made) <= 4
+
+
+def test_aclose_in_the_middle_of_anext(world):
+    """Another task closes the stream while one waits for its next completion: that one ends."""
+
+    async def main():
+        async with here.client() as kling:
+            stream = kling.completions(here.requests(2))
+            reader = asyncio.ensure_future(anext(stream, "the end"))
+            await asyncio.sleep(30)
+            await stream.aclose()
+            assert await reader == "the end"
+            assert here.time() == 30
+            assert len(kling.tasks()) == 2
+
+    here = world()
+    virtual_time.run(main())
+
+
+def test_cancelled_anext_loses_nothing(world):
+    """A reader that times out again and again still gets every completion."""
+
+    async def main():
+        async with here.client(max_in_flight=2) as kling:
+            stream, seen = kling.completions(here.requests(7)), []
+            while True:
+                try:
+                    async with asyncio.timeout(7):
+                        seen.append((await anext(stream)).index)
+                except TimeoutError:
+                    continue
+                except StopAsyncIteration:
+                    return seen
+
+    here = world()
+    assert sorted(virtual_time.run(main())) == list(range(7))
+
+
+def test_dropped_stream_stops_taking(world):
+    """A stream whose object is gone takes no more requests, with no help of its caller."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            stream = kling.completions(counted(here.requests(50), taken))
+            await anext(stream)
+            del stream
+            gc.collect()
+            await asyncio.sleep(5000)
+
+    here, taken = world(), []
+    virtual_time.run(main())
+    assert len(taken) == 2
+
+
+def test_exception_in_the_body_leaves_as_itself(world):
+    """The caller's own exception passes stream and client untouched."""
+
+    async def main():
+        async with here.client() as kling, kling.completions(here.requests(3)) as stream:
+            async for _ in stream:
+                raise ZeroDivisionError("mine")
+
+    here = world()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        virtual_time.run(main())
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_client_closed_while_a_stream_is_read(world, count):
+    """Each task in flight is one completion that says it goes on, with its token.
+
+    A stream that knows its requests to be at their end ends then; another one raises: some may be missing.
+    """
+
+    async def main():
+        kling = here.client(max_in_flight=2)
+        seen, failure = [], None
+
+        async def reading():
+            nonlocal failure
+            try:
+                await read(kling.completions(here.requests(count)), seen)
+            except KlingError as error:
+                failure = error
+
+        reader = asyncio.ensure_future(reading())
+        await asyncio.sleep(30)
+        left = await kling.aclose()
+        await reader
+        assert [type(done.error) for done in seen] == [WaitTimeoutError] * min(count, 2)
+        assert {done.error.token for done in seen} == {handle.token for handle in left}
+        if count == 1:
+            assert failure is None
+        else:
+            assert "before the requests were at their end" in str(failure)
+        return failure
+
+    here = world()
+    virtual_time.run(main())
+    assert len(here.ledger.made) == min(count, 2)
+
+
+def test_client_closed_while_its_requests_wait_in_line(world):
+    """A request of a stream that was taken but not submitted is told as never made."""
+
+    async def main():
+        kling = here.client(max_in_flight=1)
+        await kling.submit(here.request("first"))
+        stream = kling.completions(here.requests(1))
+        reader = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(30)
+        await kling.aclose()
+        done = await reader
+        assert done.error.outcome is Outcome.NOT_CREATED
+
+    here = world()
+    virtual_time.run(main())
+    assert len(here.ledger.made) == 1
+
+
+def test_drain_delivers_what_is_in_flight(world):
+    """Closing with `drain` lets the running tasks come to their end as good completions."""
+
+    async def main():
+        kling, seen = here.client(max_in_flight=2), []
+
+        reader = asyncio.ensure_future(read(kling.completions(here.requests(9)), seen))
+        await asyncio.sleep(30)
+        assert await kling.aclose(drain=1000) == []
+        with pytest.raises(KlingError, match="closed"):
+            await reader
+        return [done.ok for done in seen]
+
+    here = world()
+    seen = virtual_time.run(main())
+    assert seen.count(True) == len(here.ledger.made) == 2
+
+
+# Accounts and gateways
+
+
+def test_empty_account_stops_the_stream_after_what_is_in_flight(world):
+    """1102 after three good creates: those are delivered, the refused told, then it is raised once."""
+
+    async def tamper(request, send):
+        if request.method == "POST" and len(here.ledger.made) == 3:
+            here.simulator.account_code = 1102
+        return await send()
+
+    async def main():
+        async with here.client(max_in_flight=5) as kling:
+            stream, seen = kling.completions(here.requests(50)), []
+            with pytest.raises(AccountError) as caught:
+                await read(stream, seen)
+            assert caught.value.code == 1102
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+            return seen
+
+    here = world(tamper=tamper)
+    seen = virtual_time.run(main())
+    assert [done.ok for done in sorted(seen, key=lambda done: done.index)][:3] == [True] * 3
+    refused = [done for done in seen if not done.ok]
+    assert {done.error.code for done in refused} == {1102}
+    assert len(here.times("POST")) <= 5
+
+
+def test_wrong_base_url_stops_the_stream(world):
+    """Web pages from the first answer on: the stream stops after the first POSTs and says why."""
+
+    async def tamper(request, send):
+        return Response(200, {"content-type": "text/html"}, b"<html></html>")
+
+    async def main():
+        async with here.client(max_in_flight=3) as kling:
+            with pytest.raises((GatewayError, ResponseLostError)):
+                await prompts(kling.completions(here.requests(50)))
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    assert len(here.times("POST")) <= 3
+
+
+def test_bug_ends_the_stream_with_an_engine_error(world):
+    """Tasks in flight are told with it, and so is the stream: requests are missing."""
+
+    async def tamper(request, send):
+        if request.method == "GET":
+            raise RuntimeError("a bug")
+        return await send()
+
+    async def main():
+        kling, seen = here.client(max_in_flight=2), []
+        with pytest.raises(EngineError):
+            await read(kling.completions(here.requests(9)), seen)
+        assert [type(done.error) for done in seen] == [EngineError] * 2
+        await kling.aclose()
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+
+
+def test_forbidden_model_does_not_stop_another(world):
+    """1103 for one model is a value; the stream's other model goes on."""
+
+    async def tamper(request, send):
+        if request.document and request.document["model_name"] == "kling-v3":
+            body = b'{"code": 1103, "message": "No permission"}'
+            return Response(403, {"content-type": "application/json"}, body)
+        return await send()
+
+    async def main():
+        async with here.client() as kling:
+            requests = [here.request(str(n), model_name=("kling-v3", "kling-v2-6")[n % 2]) for n in range(6)]
+            return {done.index: done.ok async for done in kling.completions(requests)}
+
+    here = world(tamper=tamper)
+    assert virtual_time.run(main()) == {n: bool(n % 2) for n in range(6)}
+
+
+def test_finished_requests_are_let_go(world):
+    """A stream that runs on holds the requests of what is in flight, not of all that ever was."""
+
+    async def main():
+        async with here.client(max_in_flight=2) as kling:
+            stream = kling.completions(counted((here.request("x" * number) for number in range(1, 200)), []))
+            await anext(stream)
+            for _ in range(100):
+                await anext(stream)
+            gc.collect()
+            return sum(type(each).__name__ == "Flight" for each in gc.get_objects())
+
+    here = world(seconds=5.0)
+    with_logging = logging.getLogger("kling_async").level
+    assert virtual_time.run(main()) < 40
+    assert logging.getLogger("kling_async").level == with_logging
