@@ -1,0 +1,154 @@
+"""Runs README and docs: what is shown there is what happens.
+
+- A ``python`` block is run as it stands, with ``await`` allowed outside of functions as in a notebook.
+- An ``output`` block is what the Python block before it printed; lines in any order, ``...`` for what varies.
+- A ``console`` block is run: each line after ``$`` is a command, what follows is its output.
+- A ``bash``, ``powershell`` or ``bat`` block is not run, but our commands in it must have their options.
+
+Every page has a folder of its own with a few photos, and a simulator that `KlingClient.from_env` finds.
+"""
+
+import ast
+import asyncio
+import contextlib
+import doctest
+import inspect
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser
+
+from kling_async.simulator import Simulator, serve
+
+PHOTOS = Path(str(files("kling_async") / "photos"))
+
+
+@contextlib.contextmanager
+def _served(simulator: Simulator) -> Generator[str]:
+    """The base URL of *simulator*, served by another thread while the block runs."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    server = serve(simulator)
+    try:
+        yield asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
+        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with photos, and the environment of someone who has a key: for one page."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copytree(PHOTOS, folder / "photos")
+    for photo in ("cat.png", "rocket.jpg"):
+        shutil.copy(PHOTOS / photo, folder)
+    with _served(Simulator(seconds=0.1)) as base_url, pytest.MonkeyPatch.context() as changed:
+        for name in tuple(os.environ):
+            if name.startswith(("KLING", "COMETAPI", "EZMODEL")) or name.upper() == "HTTPS_PROXY":
+                changed.delenv(name)
+        changed.setenv("KLING_API_KEY", "sim-key")
+        changed.setenv("KLING_BASE_URL", base_url)
+        changed.chdir(folder)
+        yield folder
+
+
+def _evaluate_python(example: Example) -> None:
+    source = "\n" * (example.line + example.parsed.line_offset) + example.parsed
+    code = compile(source, example.path, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        if code.co_flags & inspect.CO_COROUTINE:
+            asyncio.run(eval(code, namespace))  # noqa: S307 - our own documentation
+        else:
+            exec(code, namespace)  # noqa: S102 - our own documentation
+    example.namespace["printed"] = printed.getvalue()
+
+
+def _evaluate_output(example: Example) -> str | None:
+    return _difference(example.parsed, example.namespace.pop("printed", ""))
+
+
+def _difference(wanted: str, got: str) -> str | None:
+    """Say how *got* is not what was *wanted*; the order of lines does not matter."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    if doctest.OutputChecker().check_output(_sorted_lines(wanted), _sorted_lines(got), flags):
+        return None
+    return f"Wanted:\n{wanted}\nGot:\n{got}"
+
+
+def _sorted_lines(text: str) -> str:
+    return "".join(sorted(f"{line.strip()}\n" for line in text.splitlines() if line.strip()))
+
+
+def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run the command ``kling-async`` with *arguments*, as it prints into a pipe of 100 columns."""
+    return subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "kling_async", *arguments],
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def _evaluate_console(example: Example) -> str | None:
+    for part in re.split(r"^\$ kling-async ", example.parsed, flags=re.MULTILINE)[1:]:
+        command, _, wanted = part.partition("\n")
+        arguments = shlex.split(command)
+        done = run_command(arguments)
+        if done.returncode != 0:
+            return f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        if wanted.strip() and (difference := _difference(wanted, done.stdout)):
+            return difference
+    return None
+
+
+_COMMAND = re.compile(r"(?:^|&& )(?:kling-async|python -m kling_async) (.*)$", re.MULTILINE)
+
+
+def _evaluate_shell(example: Example) -> str | None:
+    text = re.sub(r"[\\`^]\n\s*", " ", example.parsed)
+    for line in _COMMAND.findall(text):
+        command, *arguments = shlex.split(line, comments=True)
+        done = run_command([command, "--help"])
+        if done.returncode != 0:
+            return f"there is no command {command}:\n{done.stderr}"
+        known = set(re.findall(r"--?[a-z][a-z-]*", done.stdout))
+        options = [word.split("=")[0] for word in arguments if word.startswith("-")]
+        if unknown := [option for option in options if option not in known]:
+            return f"{command} has no {' '.join(unknown)}"
+    return None
+
+
+_EVALUATORS: dict[str, Callable[[Example], str | None]] = {
+    "python": _evaluate_python,
+    "output": _evaluate_output,
+    "console": _evaluate_console,
+    "bash": _evaluate_shell,
+    "powershell": _evaluate_shell,
+    "bat": _evaluate_shell,
+}
+
+pytest_collect_file = Sybil(
+    parsers=[CodeBlockParser(language, evaluator) for language, evaluator in _EVALUATORS.items()],
+    pattern="*.md",
+    fixtures=["page"],
+).pytest()

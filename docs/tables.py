@@ -1,0 +1,145 @@
+"""Tables of the reference, made of the code they describe."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+
+from kling_async.protocol import errors as tree
+from kling_async.protocol.errors import KlingError
+from kling_async.protocol.lifecycle import STATES
+from kling_async.protocol.providers import PROVIDERS, new_api
+from kling_async.simulator import FAULTS
+
+_CODES = (
+    *(1000, 1001, 1002, 1003, 1004),
+    *(1100, 1101, 1102, 1103, 1304),
+    *(1200, 1201, 1202, 1203),
+    *(1300, 1301, 1302, 1303),
+    *(5000, 5001, 5002),
+)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def _family(kind: type[KlingError], depth: int = 0) -> Iterable[tuple[int, type[KlingError]]]:
+    yield depth, kind
+    for child in kind.__subclasses__():
+        yield from _family(child, depth + 1)
+
+
+def _first_line(kind: type) -> str:
+    text = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    return text.replace("``", "`")
+
+
+def errors() -> str:
+    """Every error: what it means, what it says of the task, what to do."""
+    return _table(
+        ["error", "means", "outcome", "what to do"],
+        (
+            ["· " * depth + f"`{kind.__name__}`", _first_line(kind), kind.outcome.name, kind.advice or "-"]
+            for depth, kind in _family(KlingError)
+            if kind.__module__ == tree.__name__
+        ),
+    )
+
+
+def retryable() -> str:
+    """Kling's codes: the class of each, and whether the client tries again by itself."""
+    kinds = {code: tree.api_error(code, "", http_status=400) for code in _CODES}
+    return _table(
+        ["code", "error", "a poll or query", "a submit"],
+        (
+            [
+                str(code),
+                f"`{type(error).__name__}`",
+                _again(error, creating=False),
+                _again(error, creating=True),
+            ]
+            for code, error in kinds.items()
+        ),
+    )
+
+
+def _again(error: KlingError, *, creating: bool) -> str:
+    if tree.is_retryable(error, creating=creating):
+        return "tried again"
+    return "lost, never sent again" if creating and error.outcome is tree.Outcome.MAY_EXIST else "raised"
+
+
+def states() -> str:
+    """The life of a task, by rank."""
+    return _table(
+        ["status", "rank", "terminal", "outcome", "means"],
+        (
+            [
+                f"`{status.name}`",
+                str(state.rank),
+                "yes" if state.terminal else "no",
+                state.outcome.name,
+                state.meaning,
+            ]
+            for status, state in STATES.items()
+        ),
+    )
+
+
+def providers() -> str:
+    """What each provider has."""
+    known = [*PROVIDERS.values(), new_api("https://gateway.example.com")]
+    return _table(
+        ["provider", "address", "key from", "look-up by our id", "list", "polled at least every", "lacks"],
+        (
+            [
+                f"`{each.name}`",
+                f"`{each.base_url}`" if each.name in PROVIDERS else "yours",
+                ", ".join(f"`{name}`" for name in each.env),
+                each.lookup,
+                "yes" if each.lists else "no",
+                f"{each.poll_floor or 1:g} s",
+                ", ".join(f"`{name}`" for name in sorted(each.lacks)) or "-",
+            ]
+            for each in known
+        ),
+    )
+
+
+def faults() -> str:
+    """What can go wrong in the simulator."""
+    return _table(
+        ["fault", "what happens", "can strike", "parameters"],
+        (
+            [
+                f"`{name}`",
+                kind.meaning.replace("`", ""),
+                ", ".join(kind.on),
+                ", ".join(f"`{each}`" for each in kind.parameters) or "-",
+            ]
+            for name, kind in FAULTS.items()
+        ),
+    )
+
+
+COMMANDS = ("animate", "batch", "get", "list", "download", "simulate", "demo")
+
+
+def commands() -> str:
+    """What each command says of itself."""
+    pages = [f"## {name}\n\n```text\n{help_of(name)}```" for name in COMMANDS]
+    return "\n\n".join([f"```text\n{help_of()}```", *pages])
+
+
+def help_of(*command: str) -> str:
+    """The help of *command*, or of all, in 100 columns."""
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "kling_async", *command, "--help"],
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    return "".join(f"{line.rstrip()}\n" for line in done.stdout.strip().splitlines())
