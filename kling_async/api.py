@@ -1,7 +1,7 @@
 """One call to the provider: sign it as late as can be, send it, read the answer."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
 
 from kling_async.protocol import wire
 from kling_async.protocol.auth import Signer
@@ -24,9 +24,16 @@ from kling_async.typing import Body, Transport, WallClock
 __all__ = ["Api"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _RESIGN = frozenset({1000, 1002, 1003, 1004})
 """A new token may help: skew, expiry, and the two for which one try is reasonable (API reference, errors)."""
+
+
+class _Reader(Protocol[T_co]):
+    """Reads one kind of response."""
+
+    def __call__(self, response: Response, *, now: float | None = None) -> T_co: ...
 
 
 class Api:
@@ -43,7 +50,7 @@ class Api:
         self.transport = transport
         self.provider = provider
         self._signer = signer
-        self._clock = clock
+        self.clock = clock
         self._answered = False
 
     async def create(self, request: Request, body: Body) -> Task:
@@ -72,7 +79,9 @@ class Api:
                 return code != 1103
             case GatewayError(http_status=401 | 403 | 402):
                 return True
-            case GatewayError(html=True) | ConnectError():
+            case GatewayError(html=True, http_status=status):
+                return status < 500 and not self._answered
+            case ConnectError():
                 return not self._answered
             case _:
                 return False
@@ -85,14 +94,14 @@ class Api:
             case _:
                 return False
 
-    async def _read(self, request: Request, read: Callable[[Response], T]) -> T:
+    async def _read(self, request: Request, read: "_Reader[T]") -> T:
         try:
             return await self._call(request, read)
         except (TransportError, ProtocolError) as error:
             error.outcome = Outcome.NOT_CREATED  # reading pays nothing
             raise
 
-    async def _call(self, request: Request, read: Callable[[Response], T], body: Body | None = None) -> T:
+    async def _call(self, request: Request, read: "_Reader[T]", body: Body | None = None) -> T:
         try:
             return await self._once(request, read, body)
         except AuthenticationError as error:
@@ -100,11 +109,11 @@ class Api:
                 raise
         return await self._once(request, read, body)
 
-    async def _once(self, request: Request, read: Callable[[Response], T], body: Body | None) -> T:
-        authorization = self._signer.bearer(self._clock())
+    async def _once(self, request: Request, read: "_Reader[T]", body: Body | None) -> T:
+        authorization = self._signer.bearer(self.clock())
         response = await self.transport.send(request, authorization=authorization, body=body)
         try:
-            answer = read(response)
+            answer = read(response, now=self.clock())
         except ProtocolError:
             raise
         except KlingError:

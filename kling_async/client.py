@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import ssl as tls
@@ -17,16 +18,20 @@ import aiohttp
 import attrs
 
 from kling_async.api import Api
+from kling_async.bookkeeping import Again, Recording, never
 from kling_async.downloads import Downloads, is_file
 from kling_async.engine import Engine, Options
+from kling_async.flight import Flight
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import Hook, Hooks
+from kling_async.journal import FILE_NAME
 from kling_async.protocol import auth, identity
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import (
     ConcurrencyLimitError,
     ConfigurationError,
     DownloadError,
+    KlingError,
     NotFoundError,
     RequestError,
     WaitTimeoutError,
@@ -38,6 +43,8 @@ from kling_async.retries import Retries
 from kling_async.streams import Completions, Requests, default_name
 from kling_async.transport import AiohttpTransport, default_ssl
 from kling_async.typing import Transport, WallClock
+
+logger = logging.getLogger("kling_async")
 
 __all__ = ["KlingClient", "Statistics", "animate"]
 
@@ -78,6 +85,9 @@ class KlingClient:
         max_uploads: bodies over 64 KiB on their way at once, at least 1.
         polling: when tasks are asked for.
         retries: how often a call that paid nothing is tried.
+        journal: a file that records every task, so that a later run goes on where this one ended; or a
+            folder, in which each process takes a free one. Without it, ``save_to`` keeps one beside its
+            files.
         session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's
             own.
         transport: takes the place of aiohttp altogether.
@@ -101,6 +111,7 @@ class KlingClient:
         polling: Polling | None = None,
         retries: Retries | None = None,
         session: aiohttp.ClientSession | None = None,
+        journal: str | Path | None = None,
         transport: Transport | None = None,
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
@@ -118,6 +129,7 @@ class KlingClient:
         self._polling = polling or Polling()
         self._retries = retries or Retries()
         self._session = session
+        self._journal = None if journal is None else _path(journal)
         self._transport = transport
         self._proxy = proxy
         self._ssl = ssl
@@ -209,10 +221,11 @@ class KlingClient:
             KlingError: Kling or the gateway refused; ``outcome`` says whether to submit again.
         """
         engine = self._running()
-        flight = engine.new_flight(request, key)
+        flight = self._new_flight(engine, request, key)
         flight.waits = wait
+        recording = await self._recording(engine)
         engine.join(flight)
-        await engine.check(flight)
+        await engine.check(flight, recording)
         if not wait:
             engine.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
         await engine.acknowledged(flight)
@@ -224,9 +237,9 @@ class KlingClient:
         What goes wrong, also with its pictures, is raised by the handle's ``result()``.
         """
         engine = self._running()
-        flight = engine.new_flight(request, key)
+        flight = self._new_flight(engine, request, key)
         engine.join(flight)
-        engine.spawn(engine.check_quietly(flight))
+        engine.spawn(self._check_soon(engine, flight))
         return TaskHandle(engine, flight)
 
     async def run(
@@ -250,23 +263,8 @@ class KlingClient:
             WaitTimeoutError: the time is over; the task goes on, and the error has its token.
             KlingError: as `submit`, `TaskHandle.result` and `download`.
         """
-        target = None if save_to is None else _free_target(save_to)
-        engine = self._running()
-        flight = engine.new_flight(request, key)
-        engine.join(flight)
-        handle = TaskHandle(engine, flight)
-        try:
-            async with asyncio.timeout(timeout):
-                await engine.check(flight)
-                await engine.acknowledged(flight)
-                task = await handle.result(timeout=None)
-        except TimeoutError as error:
-            if isinstance(error, WaitTimeoutError):
-                raise
-            raise flight.waited(f"no video within {timeout:g} s") from error
-        if target is not None:
-            await self._save(task, target, key or default_name(request))
-        return task
+        flight, _ = await self._made(request, key, timeout, None if save_to is None else _path(save_to))
+        return flight.task
 
     def completions(
         self,
@@ -275,6 +273,8 @@ class KlingClient:
         timeout: float | None = 3600,
         ordered: bool = False,
         save_to: str | Path | None = None,
+        again: Again = never,
+        namespace: str | None = None,
     ) -> Completions:
         """Submit many requests and iterate over their completions as they come.
 
@@ -284,15 +284,22 @@ class KlingClient:
             timeout: seconds per task from its acknowledgement; a late one is a completion with
                 `WaitTimeoutError`.
             ordered: hand them out in the order of the requests.
-            save_to: the folder for the videos.
+            save_to: the folder for the videos, with a journal in it: run again, the same requests are
+                recognised (by key, or by content and ordinal), and nothing is paid or downloaded twice.
+            again: asked about each request that an earlier run ended without a video, by its key and
+                status; True makes it anew, and pays anew.
+            namespace: what ids of requests without a key are derived from in a new journal; left out, random.
         """
         folder = None if save_to is None else _path(save_to)
         if folder is not None and is_file(folder):
             raise RequestError(f"save_to must be a folder for many videos, not {folder}")
 
-        async def save(task: Task, name: str) -> Path:
+        async def save(flight: Flight, name: str) -> Path:
             assert folder is not None  # only called with one
-            return await self._save(task, folder, name)
+            return await self._saved(flight, folder, name)
+
+        async def recording(engine: Engine) -> Recording | None:
+            return await self._recording(engine, folder, again=again, namespace=namespace)
 
         return Completions(
             self._running,
@@ -300,6 +307,7 @@ class KlingClient:
             timeout=timeout,
             ordered=ordered,
             save=None if folder is None else save,
+            recording=recording,
         )
 
     def attach(self, token: str) -> TaskHandle:
@@ -321,6 +329,32 @@ class KlingClient:
         """Handles of all tasks not yet terminal, the earliest first."""
         engine = self._engine
         return [] if engine is None else [TaskHandle(engine, flight) for flight in engine.live]
+
+    async def resubmit(self, lost: str | KlingError) -> TaskHandle:
+        """Submit anew what may exist and nothing can look up: this may pay a second time.
+
+        Args:
+            lost: the error that told of it (outcome MAY_EXIST), or its token.
+
+        Raises:
+            RequestError: this client did not submit it, or it did not end like that.
+            KlingError: as `submit`.
+        """
+        token = lost if isinstance(lost, str) else lost.token or ""
+        engine = self._running()
+        flight = engine.unresolved.get(identity.Token.parse(token).external_task_id or "")
+        if flight is None or flight.request is None:
+            raise RequestError(
+                "this client has no such request", advice="submit the request itself, under a new key"
+            )
+        journal = None if flight.journal is None else flight.journal.path
+        recording = await self._recording(engine, again=lambda _key, _status: True, journal=journal)
+        again = self._new_flight(engine, flight.request, flight.key)
+        again.generation = flight.generation + 1
+        engine.join(again)
+        await engine.check(again, recording)
+        await engine.acknowledged(again)
+        return TaskHandle(engine, again)
 
     async def get_task(self, task_id: str, kind: type[VideoRequest] = ImageToVideo) -> Task:
         """Read one task.
@@ -444,6 +478,63 @@ class KlingClient:
             trust_env=False,
         )
 
+    async def _recording(
+        self,
+        engine: Engine,
+        save_to: Path | None = None,
+        *,
+        again: Again = never,
+        namespace: str | None = None,
+        journal: Path | None = None,
+    ) -> Recording | None:
+        """Where what is submitted now is recorded: the client's journal, else one beside the output."""
+        folder = save_to.parent if save_to is not None and is_file(save_to) else save_to
+        path = journal or self._journal or (folder / FILE_NAME if folder is not None else None)
+        if path is None:
+            return None
+        return await engine.recording(path, again=again, by_content=save_to is not None, namespace=namespace)
+
+    def _new_flight(self, engine: Engine, request: VideoRequest, key: str | None) -> Flight:
+        flight = engine.new_flight(request, key)
+        flight.label = key or default_name(request)
+        return flight
+
+    async def _check_soon(self, engine: Engine, flight: Flight) -> None:
+        try:
+            recording = await self._recording(engine)
+        except KlingError as error:
+            engine.withdraw(flight, error)
+        else:
+            await engine.check_quietly(flight, recording)
+
+    async def _made(
+        self, request: VideoRequest, key: str | None, timeout: float | None, to: Path | None
+    ) -> tuple[Flight, Path | None]:
+        """*request* submitted and waited for, and its video saved."""
+        engine = self._running()
+        flight = self._new_flight(engine, request, key)
+        try:
+            async with asyncio.timeout(timeout):
+                recording = await self._recording(engine, to)
+                engine.join(flight)
+                await engine.check(flight, recording, refusal=_taken(to))
+                await engine.acknowledged(flight)
+                await TaskHandle(engine, flight).result(timeout=None)
+        except TimeoutError as error:
+            if isinstance(error, WaitTimeoutError):
+                raise
+            raise flight.waited(f"no video within {timeout:g} s") from error
+        return flight, None if to is None else await self._saved(flight, to, flight.label)
+
+    async def _saved(self, flight: Flight, to: Path, name: str | None) -> Path:
+        """The file of a flight that succeeded: the one that is there, or downloaded now."""
+        if flight.path is not None:
+            logger.info("%s: already there: %s", name, flight.path)
+            return flight.path
+        path = await self._save(flight.task, to, name)
+        await self._serving().books.stored(flight, path)
+        return path
+
     async def _save(self, task: Task, to: Path, name: str | None) -> Path:
         engine = self._serving()
         assert self._downloads is not None  # made with the engine
@@ -477,23 +568,21 @@ async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".
         KlingError: whatever went wrong, and what it means for your money.
     """
     request = ImageToVideo(image=image, prompt=prompt, **fields)
-    target = _free_target(to)
     async with KlingClient.from_env() as kling:
-        handle = await kling.submit(request, key=default_name(request))
-        await handle.result()
-        return await kling.download(handle, target)
+        _, path = await kling._made(request, None, 3600, _path(to))  # noqa: SLF001 - a method in all but name
+    assert path is not None  # a place was given
+    return path
 
 
 def _path(to: str | Path) -> Path:
     return Path(to).expanduser()
 
 
-def _free_target(to: str | Path) -> Path:
-    """The place to save to, refused before anything is paid if a file is there already."""
-    path = _path(to)
-    if is_file(path) and path.exists():
-        raise RequestError(f"{path} exists and is not overwritten", advice="choose another name")
-    return path
+def _taken(to: Path | None) -> RequestError | None:
+    """Why nothing new may be made for *to*: a file is there. Told before anything is paid."""
+    if to is not None and is_file(to) and to.exists():
+        return RequestError(f"{to} exists and is not overwritten", advice="choose another name")
+    return None
 
 
 def _proxy_for(base_url: str, env: Mapping[str, str]) -> str | None:

@@ -10,8 +10,9 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ import attrs
 
 from kling_async import bodies
 from kling_async.api import Api
+from kling_async.bookkeeping import Again, Books, Recording, never
 from kling_async.flight import Flight
 from kling_async.instrumentation import Completed, Hooks
 from kling_async.pollers import Pollers
@@ -74,6 +76,8 @@ class Engine:
         self._order = itertools.count()
         self._live: dict[int, Flight] = {}
         self._named: dict[str, Flight] = {}
+        self.unresolved: dict[str, Flight] = {}
+        self._known: tuple[str, Task] | None = None
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="kling-async")
         self._jobs: set[asyncio.Future[Any]] = set()
         self._visits: set[asyncio.Timeout] = set()
@@ -88,20 +92,28 @@ class Engine:
         self._main: asyncio.Task[None] | None = None
         self._bug: BaseException | None = None
         self.succeeded = self.failed = 0
+        self.books = Books(
+            account=options.account,
+            secret=options.secret,
+            provider=api.provider,
+            clock=api.clock,
+            in_thread=self.in_thread,
+            random_id=lambda: f"{options.rng.getrandbits(128):x}",
+        )
         self.submission = Submission(
             api,
             json_body=lambda document: bodies.json_body(document, self.in_thread),
             spawn=self.spawn,
-            observe=self.observe,
+            keeper=self,
+            patience=options.polling.give_up,
+            known=lambda: self._known,
             max_in_flight=options.max_in_flight,
             max_uploads=options.max_uploads,
             retries=options.retries,
             rng=options.rng,
             hooks=self._hooks,
         )
-        self.pollers = Pollers(
-            api, polling=options.polling, rng=options.rng, observe=self.observe, hooks=self._hooks
-        )
+        self.pollers = Pollers(api, polling=options.polling, rng=options.rng, keeper=self, hooks=self._hooks)
         self._read = retrying(
             api.task, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
         )
@@ -126,17 +138,23 @@ class Engine:
         """Whether it has closed everything, or never began."""
         return self._main is None or self._main.done()
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run *coroutine* in the task group; an exception it lets out is a bug and ends the engine."""
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
+        """Run *coroutine* in the task group; an exception it lets out is a bug and ends the engine.
+
+        Returns:
+            False: the engine has ended, nothing is run.
+        """
         if self._halt.is_set():
             coroutine.close()
-        elif self._group is None:
+            return False
+        if self._group is None:
             self._backlog.append(coroutine)
         else:
             task = self._group.create_task(self._guarded(coroutine))
             self._inside.add(task)
             task.add_done_callback(self._inside.discard)
             task.add_done_callback(lambda _: coroutine.close())  # where it was cancelled before it began
+        return True
 
     async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Keep a bug from aborting the group by itself: what that cancels would begin new work in it."""
@@ -256,7 +274,7 @@ class Engine:
                 await asyncio.wait(self._jobs)
         finally:
             self._threads.shutdown()
-            for close in self._closers:
+            for close in (self.books.aclose, *self._closers):
                 await close()
 
     def _drop_backlog(self, _: "asyncio.Task[None]") -> None:
@@ -293,23 +311,35 @@ class Engine:
         self._live[flight.order] = flight
         self._idle.clear()
 
-    async def check(self, flight: Flight) -> None:
-        """Check the pictures of a flight in line, name it and let it go when its turn comes.
+    async def check(
+        self, flight: Flight, recording: Recording | None = None, *, refusal: RequestError | None = None
+    ) -> None:
+        """Check the pictures of a flight in line, name it, and let it go when its turn comes.
 
-        Where the same key and request are in flight already, it becomes that one's mirror.
+        Where the same key and request are in flight already, it becomes that one's mirror; where an earlier
+        run has brought it to an end, it is over at once.
+
+        Args:
+            flight: in line.
+            recording: where it is recorded, and what is made again.
+            refusal: raised instead of submitting what no earlier run has brought to its end.
 
         Raises:
             RequestError: with every problem of its pictures; nothing was sent.
+            JournalError: the journal cannot be read.
         """
         request = flight.request
         assert request is not None  # attached tasks are not checked
         try:
             resolved = await self.in_thread(bodies.resolve, request)
-            external_task_id = request.external_task_id or self._derive(flight, resolved.images)
+            await self.books.recognise(flight, dict(resolved.images), recording)
+            external_task_id = flight.judged.external_task_id or ""
             prepared = wire.create(
                 request, self.api.provider, resolved.images, external_task_id=external_task_id
             )
-            token = self._token(flight, external_task_id)
+            flight.token = self._token(flight)
+            if refusal is not None and not flight.resumed:
+                raise refusal
         except BaseException as error:
             self.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
@@ -319,21 +349,24 @@ class Engine:
             logger.warning("%s: %s", flight.key or "request", warning)
         same = self._named.get(external_task_id)
         if same is not None:
+            if same.request is None:
+                same.request, same.prepared = request, prepared
             self._mirror(flight, same)
-            return
-        self._named[external_task_id] = flight
-        flight.task = attrs.evolve(flight.task, external_task_id=external_task_id)
-        flight.token = token
-        flight.prepared = prepared
-        self.submission.ready(flight)
+        elif flight.resumed:
+            self._end_resumed(flight)
+        else:
+            self._named[external_task_id] = flight
+            flight.task = flight.judged
+            flight.prepared = prepared
+            self.submission.ready(flight)
 
-    async def check_quietly(self, flight: Flight) -> None:
+    async def check_quietly(self, flight: Flight, recording: Recording | None) -> None:
         """`check`, for nobody who waits: what is wrong is told by the flight's own end."""
         with contextlib.suppress(KlingError):
-            await self.check(flight)
+            await self.check(flight, recording)
 
     async def acknowledged(self, flight: Flight) -> None:
-        """Wait for the acknowledgement of *flight*; cancelled before its POST, it is withdrawn.
+        """Wait until *flight*, checked, is acknowledged; cancelled before its POST, it is withdrawn.
 
         Raises:
             KlingError: it was refused, or its answer was lost.
@@ -344,7 +377,7 @@ class Engine:
             if not flight.listeners:  # else another caller wants it under the same key
                 self.withdraw(flight)
             raise
-        if flight.acknowledged_at is None and flight.error is not None:
+        if flight.acknowledged_at is None and not flight.resumed and flight.error is not None:
             raise flight.error
 
     def withdraw(self, flight: Flight, error: KlingError | None = None) -> bool:
@@ -365,12 +398,61 @@ class Engine:
 
         def reflect(_: Flight) -> None:
             flight.task, flight.error, flight.token = same.task, same.error, same.token
+            flight.judged, flight.record, flight.resumed = same.judged, same.record, same.resumed
             flight.acknowledged_at = same.acknowledged_at
             flight.announce()
 
         same.listen(reflect)
         reflect(same)
         self.submission.dispatch(flight.slot_key)
+
+    def _end_resumed(self, flight: Flight) -> None:
+        """An earlier run brought *flight* to its end: it leaves the line and is over, without a call."""
+        self.submission.withdraw(flight)
+        del self._live[flight.order]
+        flight.task = flight.judged
+        flight.announce()
+        self.submission.dispatch(flight.slot_key)
+
+    async def recording(
+        self,
+        path: Path,
+        *,
+        again: Again = never,
+        by_content: bool = True,
+        namespace: str | None = None,
+    ) -> Recording:
+        """Record in the journal at *path*; when it is opened, what it holds of tasks in flight is picked up.
+
+        Raises:
+            JournalError: it cannot be opened.
+        """
+        return await self.books.open(
+            path,
+            again=again,
+            by_content=by_content,
+            namespace=namespace,
+            orders=self._order,
+            pick_up=self._pick_up,
+        )
+
+    def _pick_up(self, flights: Sequence[Flight]) -> None:
+        """Resolve what an earlier run intended, poll what runs; both take slots before anything new."""
+        for flight in flights:
+            name = flight.judged.external_task_id or ""
+            if name in self._named:
+                continue
+            flight.token = self._token(flight)
+            self._live[flight.order] = self._named[name] = flight
+            self._idle.clear()
+            if flight.judged.status in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS):
+                self.observe(flight, Task(None, name, TaskStatus.AMBIGUOUS))
+                self.submission.resolve(flight, KlingError("the run that submitted it was interrupted"))
+            else:
+                flight.task = flight.judged
+                flight.acknowledged_at = self.loop.time() - flight.age
+                self.submission.hold(flight)
+                self.pollers.watch(flight)
 
     def attach(self, token: identity.Token) -> Flight:
         """The flight of *token*: the one there is, or a new one that is polled from now on."""
@@ -394,29 +476,53 @@ class Engine:
         return flight
 
     def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
-        """Judge what was *seen* of a task, act on it, and announce it. The one door for all news."""
+        """Judge what was *seen* of a task, act on it, record and announce it: the one door for news."""
         flight = flight.same or flight
-        before = flight.task
+        before = flight.judged
         if lifecycle.is_terminal(before.status):
             return
-        flight.task = lifecycle.observe(before, seen)
+        flight.judged = judged = lifecycle.observe(before, seen)
         flight.error = error
-        if flight.done:
-            self._complete(flight)
-        elif before.task_id is None and flight.acknowledged_at is not None:
+        if judged.task_id is not before.task_id:
             flight.token = self._token(flight)
-            self.pollers.watch(flight)
-        if flight.task.status is TaskStatus.UNKNOWN is not before.status:
-            logger.warning("task %s has a status nobody documents; polling goes on", flight.task.task_id)
-        flight.announce()
+        if judged.status is TaskStatus.UNKNOWN is not before.status:
+            logger.warning("task %s has a status nobody documents; polling goes on", judged.task_id)
+        if flight.ended:
+            self._land(flight)
+        if flight.record is not None and _is_news(before, judged):
+            self.books.put(flight, self._publish)
+        elif flight.writes == 0:
+            self._publish(flight)
 
-    def _complete(self, flight: Flight) -> None:
-        task = flight.task
+    def acknowledge(self, flight: Flight, seen: Task) -> None:
+        """Kling has the task: it is polled from now on."""
+        flight.acknowledged_at = self.loop.time()
+        if seen.task_id is not None:
+            self._known = flight.endpoint, attrs.evolve(seen, external_task_id=flight.judged.external_task_id)
+        self.observe(flight, attrs.evolve(seen, external_task_id=flight.judged.external_task_id))
+        if not flight.ended:
+            self.pollers.watch(flight)
+
+    async def intend(self, flight: Flight) -> None:
+        """Make durable that the POST of *flight* is about to leave; see `Books.intend`."""
+        await self.books.intend(flight)
+
+    def _publish(self, flight: Flight) -> None:
+        """Let everyone see what is known of *flight*."""
+        was_done = flight.done
+        flight.task = flight.judged
+        if flight.done and not was_done:
+            self._tell_completed(flight)
+        flight.announce()
+        if not self._live:
+            self._idle.set()
+
+    def _land(self, flight: Flight) -> None:
+        """*flight* is over: free its slot, forget it."""
+        task = flight.judged
         for name in (task.external_task_id, flight.token):
             if name is not None and self._named.get(name) is flight:
                 del self._named[name]
-        if task.task_id is not None:
-            flight.token = self._token(flight)
         if task.status is TaskStatus.FAILED and flight.error is None:
             flight.error = flight.about(task.failure())
         if task.status is TaskStatus.SUCCEED:
@@ -425,13 +531,16 @@ class Engine:
             self.failed += 1
         flight.prepared = None
         self.pollers.forget(flight)
+        if task.status is TaskStatus.MAY_EXIST and task.external_task_id is not None:
+            self.unresolved[task.external_task_id] = flight
         del self._live[flight.order]
-        if not self._live:
-            self._idle.set()
+        self.submission.release(flight)
+
+    def _tell_completed(self, flight: Flight) -> None:
+        task, since = flight.task, flight.acknowledged_at
         generation = None
         if task.created_at is not None and task.updated_at is not None:
             generation = (task.updated_at - task.created_at).total_seconds()
-        since = flight.acknowledged_at
         self._hooks.tell(
             Completed(
                 key=flight.key,
@@ -444,7 +553,6 @@ class Engine:
                 elapsed=None if since is None else self.loop.time() - since,
             )
         )
-        self.submission.release(flight)
 
     def bug_or(self, error: KlingError) -> KlingError:
         """Why nothing goes on: the bug that ended the engine, else *error*."""
@@ -454,26 +562,14 @@ class Engine:
         error.__cause__ = self._bug
         return error
 
-    def _derive(self, flight: Flight, images: Mapping[str, Any]) -> str:
-        assert flight.request is not None  # the caller has checked it
-        key = flight.key
-        return identity.derive_external_task_id(
-            namespace="" if key is not None else f"{self._options.rng.getrandbits(128):x}",
-            account=self._options.account,
-            key=key or "",
-            request_hash=identity.request_hash(flight.request, images),
-            generation=0,
-            secret=self._options.secret,
-        )
-
-    def _token(self, flight: Flight, external_task_id: str | None = None) -> str:
+    def _token(self, flight: Flight) -> str:
         return identity.Token(
             provider=self.api.provider.name,
             host=urlsplit(self.api.provider.base_url).netloc,
             account=self._options.account,
             endpoint=flight.endpoint,
-            task_id=flight.task.task_id,
-            external_task_id=external_task_id or flight.task.external_task_id,
+            task_id=flight.judged.task_id,
+            external_task_id=flight.judged.external_task_id,
             key=flight.key or "",
         ).text
 
@@ -488,3 +584,10 @@ async def _finish(task: "asyncio.Task[None]") -> None:
             cancelled = True
     if cancelled:
         raise asyncio.CancelledError
+
+
+def _is_news(before: Task, now: Task) -> bool:
+    """Whether a change is worth a row: that a task moves from waiting to being generated is not."""
+    begun = before.status in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
+    changed = now.status is not before.status and (begun or lifecycle.is_terminal(now.status))
+    return changed or now.task_id != before.task_id

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 import attrs
 
+from kling_async.journal import Journal, Record
 from kling_async.protocol import wire
 from kling_async.protocol.errors import KlingError, Outcome, WaitTimeoutError
 from kling_async.protocol.lifecycle import STATES, is_terminal
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
-__all__ = ["Flight", "SlotKey"]
+__all__ = ["Flight", "Keeper", "SlotKey"]
 
 SlotKey = tuple[str, str]
 """Endpoint and model: what one concurrency limit of the account counts."""
@@ -23,6 +26,7 @@ class Flight:
     Attributes:
         order: its place among all; earlier ones go first.
         key: the caller's name for it, None where none was given.
+        label: what it is called where it has no key.
         endpoint: the kind of task, the last piece of the endpoint's path.
         slot_key: whose slot it takes.
         task: the last snapshot.
@@ -30,6 +34,15 @@ class Flight:
         request: what is to be submitted; None for a task attached from a token.
         prepared: what is sent, once its pictures are checked; None before.
         error: why it ended without a video.
+        judged: the last snapshot by the engine's own judgement, which `task` becomes once it is durable.
+        journal: where it is recorded.
+        record: its row there.
+        writes: records of it that are not durable yet.
+        generation: how often the same video was wanted anew on purpose.
+        resumed: known as finished from an earlier run.
+        age: seconds since its acknowledgement when it was picked up from an earlier run.
+        path: its file from an earlier run.
+        sent_at: when its answer was missed, Unix seconds.
         acknowledged_at: when Kling acknowledged it or we attached to it, seconds of the loop's clock.
         taken_at: when it joined the queue, seconds of the loop's clock.
         missing_since: since when the server has said it knows no such task.
@@ -47,9 +60,19 @@ class Flight:
     slot_key: SlotKey
     task: Task
     token: str
+    label: str | None = None
     request: VideoRequest | None = None
     prepared: wire.Request | None = None
     error: KlingError | None = None
+    judged: Task = attrs.field(default=attrs.Factory(lambda self: self.task, takes_self=True))
+    journal: Journal | None = None
+    record: Record | None = None
+    writes: int = 0
+    generation: int = 0
+    resumed: bool = False
+    age: float = 0.0
+    path: Path | None = None
+    sent_at: float | None = None
     acknowledged_at: float | None = None
     taken_at: float = 0.0
     missing_since: float | None = None
@@ -70,6 +93,11 @@ class Flight:
         return is_terminal(self.task.status)
 
     @property
+    def ended(self) -> bool:
+        """Whether it is judged to be over; `done` once that is durable."""
+        return is_terminal(self.judged.status)
+
+    @property
     def submitted(self) -> bool:
         """Whether Kling has acknowledged it, or it ended without."""
         return self.acknowledged_at is not None or self.done
@@ -78,8 +106,8 @@ class Flight:
         """*error* with this task's names on it."""
         return error.about(
             key=self.key,
-            task_id=self.task.task_id,
-            external_task_id=self.task.external_task_id,
+            task_id=self.judged.task_id,
+            external_task_id=self.judged.external_task_id,
             token=self.token,
         )
 
@@ -135,3 +163,19 @@ class Flight:
         if self.task.status is TaskStatus.FAILED:
             raise self.about(self.task.failure())
         return self.task
+
+
+class Keeper(Protocol):
+    """Who keeps the flights: the one door for news of them."""
+
+    def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
+        """Judge what was *seen* of a task, act on it, record and announce it."""
+        ...
+
+    def acknowledge(self, flight: Flight, seen: Task) -> None:
+        """Kling has the task: as `observe`, and it is polled from now on."""
+        ...
+
+    async def intend(self, flight: Flight) -> None:
+        """Make durable that the POST of *flight* is about to leave."""
+        ...

@@ -2,10 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Callable
 
 from kling_async.api import Api
-from kling_async.flight import Flight
+from kling_async.flight import Flight, Keeper
 from kling_async.instrumentation import Hooks, Polled
 from kling_async.protocol.errors import KlingError, NotFoundError, TaskLostError, WaitTimeoutError
 from kling_async.protocol.models import Task, TaskStatus
@@ -31,7 +30,7 @@ class Pollers:
         api: makes the call.
         polling: when.
         rng: jitter.
-        observe: the engine's one door for news of a task.
+        keeper: told of what was seen.
         hooks: told of every poll.
     """
 
@@ -41,14 +40,14 @@ class Pollers:
         *,
         polling: Polling,
         rng: random.Random,
-        observe: Callable[[Flight, Task, KlingError | None], None],
+        keeper: Keeper,
         hooks: Hooks,
     ) -> None:
         floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
         intervals = poll_intervals(polling)
         self._api = api
         self._polling = polling
-        self._observe = observe
+        self._keeper = keeper
         self._hooks = hooks
         self._schedule: Schedule[Flight] = Schedule(intervals, floor=floor, jitter=polling.jitter, rng=rng)
         self._due: asyncio.Queue[Flight] = asyncio.Queue()
@@ -82,7 +81,7 @@ class Pollers:
         """One worker of the pool; runs until cancelled."""
         while True:
             flight = await self._due.get()
-            if not flight.done:
+            if not flight.ended:
                 await self._poll(flight)
 
     def _set_timer(self) -> None:
@@ -101,7 +100,7 @@ class Pollers:
         self._set_timer()
 
     async def _poll(self, flight: Flight) -> None:
-        task_id = flight.task.task_id or flight.task.external_task_id or ""
+        task_id = flight.judged.task_id or flight.judged.external_task_id or ""
         self._asked += 1
         flight.polls += 1
         hint: float | None = None
@@ -115,14 +114,14 @@ class Pollers:
             hint = getattr(error, "retry_after", None)
             if self._api.stops_account(error):
                 hint = max(hint or 0.0, ACCOUNT_WAIT)
-                self._observe(flight, flight.task, flight.about(error))
+                self._keeper.observe(flight, flight.judged, flight.about(error))
         else:
             flight.missing_since = None
             self._tell(flight, seen.status, None)
-            self._observe(flight, seen, None)
-        if not flight.done:
+            self._keeper.observe(flight, seen)
+        if not flight.ended:
             self._give_up(flight)
-        if not flight.done:
+        if not flight.ended:
             self.watch(flight, hint)
 
     def _missing(self, flight: Flight) -> None:
@@ -134,22 +133,26 @@ class Pollers:
             flight.missing_since = now
         if now - flight.missing_since >= LOST_AFTER:
             error = TaskLostError("the server has not known this task for ten minutes")
-            self._observe(flight, Task(flight.task.task_id, status=TaskStatus.LOST), flight.about(error))
+            self._keeper.observe(
+                flight, Task(flight.judged.task_id, status=TaskStatus.LOST), flight.about(error)
+            )
 
     def _give_up(self, flight: Flight) -> None:
         now = asyncio.get_running_loop().time()
-        # the same sum as in `watch`: rounded the other way, a difference would have it polled without end
+        # the same sum as in `watch`: a difference could round the other way, and be asked for without end
         if flight.acknowledged_at is None or now < flight.acknowledged_at + self._polling.give_up:
             return
         error = WaitTimeoutError(f"not done {self._polling.give_up:g} s after its acknowledgement, given up")
-        self._observe(flight, Task(flight.task.task_id, status=TaskStatus.GIVEN_UP), flight.about(error))
+        self._keeper.observe(
+            flight, Task(flight.judged.task_id, status=TaskStatus.GIVEN_UP), flight.about(error)
+        )
 
     def _tell(self, flight: Flight, status: TaskStatus | None, error: KlingError | None) -> None:
         self._hooks.tell(
             Polled(
                 key=flight.key,
-                task_id=flight.task.task_id,
-                external_task_id=flight.task.external_task_id,
+                task_id=flight.judged.task_id,
+                external_task_id=flight.judged.external_task_id,
                 status=status,
                 polls=flight.polls,
                 error=error,

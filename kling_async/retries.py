@@ -34,6 +34,9 @@ class Retries:
         factor: the first wait's upper bound.
         base: how much longer the bound gets each time.
         max_value: the longest bound.
+        quarantine: the wait, counted from a lost answer, before a submit that no look-up found is sent again
+            under the same id. It must be longer than the provider's look-ups may lag behind its creates: a
+            shorter one can pay twice.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -43,6 +46,7 @@ class Retries:
     factor: float = 1.0
     base: float = 2.0
     max_value: float = 30.0
+    quarantine: float = 90.0
 
     def __attrs_post_init__(self) -> None:
         if self.attempts < 1:
@@ -51,6 +55,8 @@ class Retries:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise ConfigurationError(f"Retries.{name} must be above 0 and finite, not {value!r}")
+        if not 0 <= self.quarantine < float("inf"):
+            raise ConfigurationError(f"Retries.quarantine must be at least 0, not {self.quarantine!r}")
 
 
 def retrying(

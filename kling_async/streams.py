@@ -16,6 +16,7 @@ from typing import Any, Self, cast
 
 import attrs
 
+from kling_async.bookkeeping import Recording
 from kling_async.engine import Engine
 from kling_async.flight import Flight, SlotKey
 from kling_async.protocol.errors import DownloadError, KlingError, RequestError
@@ -79,7 +80,8 @@ class _Item:
     ended: bool = False
 
 
-SaveVideo = Callable[[Task, str], Awaitable[Path]]
+SaveVideo = Callable[[Flight, str], Awaitable[Path]]
+Record = Callable[[Engine], Awaitable[Recording | None]]
 
 
 @attrs.define(eq=False)
@@ -91,6 +93,8 @@ class _Stream:
     timeout: float | None
     ordered: bool
     save: SaveVideo | None
+    record: Record
+    recording: Recording | None = None
     ready: dict[int, Completion] = attrs.field(factory=dict[int, Completion])
     deadlines: list[tuple[float, int, _Item, Flight]] = attrs.field(factory=list[Any])
     timer: asyncio.TimerHandle | None = None
@@ -142,6 +146,7 @@ class _Stream:
         self.feeder = asyncio.current_task()
         slot_key: SlotKey | None = None
         try:
+            self.recording = await self.record(self.engine)
             take = _taker(self.requests)
             while not self.fed:
                 await self._room(slot_key)
@@ -149,8 +154,8 @@ class _Stream:
                     key, request = _pair(await take())
                 except StopAsyncIteration:
                     break
-                slot_key = (request.endpoint, request.model_name)
-                await self._submit(key, request)
+                in_line = await self._submit(key, request)
+                slot_key = (request.endpoint, request.model_name) if in_line else None
         except asyncio.CancelledError:
             if not self.fed:  # nobody told this stream to stop: the client was closed under it
                 what = "the client was closed before the requests were at their end"
@@ -169,7 +174,8 @@ class _Stream:
         if slot_key is not None:
             await self.engine.submission.room(slot_key)
 
-    async def _submit(self, key: str | None, request: VideoRequest) -> None:
+    async def _submit(self, key: str | None, request: VideoRequest) -> bool:
+        """Put *request* in line; False: it takes no slot, for an earlier run or another item has it."""
         task = Task(None, request.external_task_id, TaskStatus.INTENDED)
         item = _Item(self.taken, key or self._name(request), request, task)
         self.taken += 1
@@ -178,9 +184,11 @@ class _Stream:
         except KlingError as error:
             self._end(item, error)
             raise
+        flight.label = item.key
         flight.listen(self._listener(item))  # hears every end, also that of the check
         self.engine.join(flight)
-        await self.engine.check_quietly(flight)
+        await self.engine.check_quietly(flight, self.recording)
+        return not flight.resumed
 
     def _name(self, request: VideoRequest) -> str:
         name = default_name(request)
@@ -208,33 +216,44 @@ class _Stream:
         error = flight.error
         if error is None and self.save is not None and not self.closed:
             item.ended = True
-            self.engine.spawn(self._save(item, self.save))
+            if not self.engine.spawn(self._save(item, flight, self.save)):
+                self._end(item, flight.about(DownloadError("the client was closed before the download")))
             return
-        self._end(item, error)
-        if error is not None and flight.done and self.engine.api.stops_account(_cause(error)):
+        self._end(item, error, resumed=flight.resumed)
+        if (
+            error is not None
+            and flight.done
+            and not flight.resumed
+            and self.engine.api.stops_account(_cause(error))
+        ):
             self.failure = self.failure or error
             self.stop_feeding()
 
-    async def _save(self, item: _Item, save: SaveVideo) -> None:
+    async def _save(self, item: _Item, flight: Flight, save: SaveVideo) -> None:
         names = {"key": item.key, "task_id": item.task.task_id, "token": item.token}
         try:
-            path = await save(item.task, item.key)
+            resumed = flight.path is not None
+            path = await save(flight, item.key)
         except KlingError as error:
             self._end(item, error.about(**names))
         except asyncio.CancelledError:
             self._end(item, DownloadError("the client was closed during the download").about(**names))
             raise
         else:
-            self._end(item, None, path)
+            self._end(item, None, path, resumed=resumed)
 
-    def _end(self, item: _Item, error: KlingError | None, path: Path | None = None) -> None:
+    def _end(
+        self, item: _Item, error: KlingError | None, path: Path | None = None, *, resumed: bool = False
+    ) -> None:
         item.ended = True
         if error is not None:
             error.about(key=item.key)
         while self.deadlines and self.deadlines[0][2].ended:
             heapq.heappop(self.deadlines)  # lets go of its request, which may hold pictures
         if not self.closed:
-            self.ready[item.index] = Completion(item.index, item.key, item.request, item.task, error, path)
+            self.ready[item.index] = Completion(
+                item.index, item.key, item.request, item.task, error, path, resumed
+            )
         self.news.set()
 
     def _set_timer(self) -> None:
@@ -273,9 +292,10 @@ class Completions:
         timeout: float | None,
         ordered: bool,
         save: SaveVideo | None,
+        recording: Record,
     ) -> None:
         self._start = start
-        self._arguments = (requests, timeout, ordered, save)
+        self._arguments = (requests, timeout, ordered, save, recording)
         self._stream: _Stream | None = None
         self._closed = False
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import attrs
 
+from kling_async.ambiguity import Resolver
 from kling_async.api import Api
-from kling_async.flight import Flight, SlotKey
+from kling_async.flight import Flight, Keeper, SlotKey
 from kling_async.instrumentation import Hooks, Retried, Submitted, Waiting
 from kling_async.protocol import wire
 from kling_async.protocol.errors import (
@@ -24,7 +25,6 @@ from kling_async.protocol.errors import (
     KlingError,
     Outcome,
     RateLimitError,
-    ResponseLostError,
 )
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.slots import LONGEST_WAIT, Slots
@@ -56,7 +56,9 @@ class Submission:
         api: makes the call.
         json_body: turns a document into a body that can be sent.
         spawn: runs a coroutine in the engine's task group.
-        observe: the engine's one door for news of a task.
+        keeper: told of every end of a submit.
+        patience: seconds after which a lost answer is no longer looked for.
+        known: a task of ours, to prove look-ups by.
         max_in_flight: tasks at once per slot key; None: learned.
         max_uploads: bodies over 64 KiB on their way at once.
         retries: for what by proof made nothing.
@@ -69,8 +71,10 @@ class Submission:
         api: Api,
         *,
         json_body: Callable[[Mapping[str, Any]], Body],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        observe: Callable[[Flight, Task, KlingError | None], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], bool],
+        keeper: Keeper,
+        patience: float,
+        known: Callable[[], tuple[str, Task] | None],
         max_in_flight: int | None,
         max_uploads: int,
         retries: Retries,
@@ -80,7 +84,10 @@ class Submission:
         self._api = api
         self._json_body = json_body
         self._spawn = spawn
-        self._observe = observe
+        self._keeper = keeper
+        self._resolver = Resolver(
+            api, retries=retries, patience=patience, rng=rng, keeper=keeper, resend=self._resend, known=known
+        )
         self._max_in_flight = max_in_flight
         self._places = asyncio.Semaphore(max_uploads)
         self._retries = retries
@@ -129,6 +136,11 @@ class Submission:
         """Count a task that was not submitted here."""
         flight.holds_slot = True
         self._line(flight.slot_key).slots.hold()
+
+    def resolve(self, flight: Flight, cause: KlingError) -> None:
+        """Find out whether *flight*, whose answer was lost, was made. It holds a slot meanwhile."""
+        self.hold(flight)
+        self._spawn(self._resolver.resolve(flight, cause))
 
     def release(self, flight: Flight) -> None:
         """A task is terminal: its slot is free for the next in line."""
@@ -215,31 +227,34 @@ class Submission:
         assert task is not None  # we run in one
         self._posts[flight] = task
         try:
+            await self._keeper.intend(flight)
             seen = await self._submit(flight)
         except ConcurrencyLimitError as error:
             line.slots.refuse(asyncio.get_running_loop().time(), self._rng)
-            self._rejoin(line, flight, error)
+            self._refused(line, flight, error)
         except RateLimitError as error:
             line.slots.fail()
             self._pause(error)
-            self._rejoin(line, flight, error)
+            self._refused(line, flight, error)
         except KlingError as error:
             line.slots.fail()
-            self._ended(line, flight, error)
+            if error.outcome is Outcome.MAY_EXIST and not self._api.stops_account(error):
+                self._missed(flight)
+                self.resolve(flight, error)
+            else:
+                self._ended(line, flight, error)
         except asyncio.CancelledError:
             line.slots.fail()
-            sent = flight in self._calling
-            what = (
-                "the client was closed while the request was on its way" if sent else "the client was closed"
-            )
-            self._ended(line, flight, ResponseLostError(what) if sent else KlingError(what))
+            if flight in self._calling or flight.sent_at is not None:
+                self._missed(flight)
+            else:
+                self._ended(line, flight, KlingError("the client was closed before it was submitted"))
             raise
         else:
             self._pauses = 0
             line.slots.accept()
             flight.holds_slot = True
-            flight.acknowledged_at = asyncio.get_running_loop().time()
-            self._observe(flight, seen, None)
+            self._keeper.acknowledge(flight, seen)
         finally:
             self._calling.discard(flight)
             del self._posts[flight]
@@ -269,12 +284,9 @@ class Submission:
         try:
             seen = await submit(flight)
         except AlreadyExistsError:
-            # Refused and not charged: the id is ours or the caller's own, so the task is the one wanted.
-            if flight.request is not None and flight.request.external_task_id is not None:
-                name = flight.request.external_task_id
-                logger.warning(
-                    "a task with the external_task_id %s exists: it is taken in place of a new one", name
-                )
+            if not await self._resolver.can_look_up():
+                raise
+            flight.sent_at = self._api.clock()
             seen = await self._adopt(flight)
         model = flight.request.model_name if flight.request else ""
         names = {**_names(flight), "task_id": seen.task_id}
@@ -302,18 +314,42 @@ class Submission:
         return seen
 
     async def _adopt(self, flight: Flight) -> Task:
-        self._calling.add(flight)  # there is a task: closing the client waits for its name
-        read = retrying(self._api.task, self._retries, creating=False, rng=self._rng)
-        try:
-            return await read(flight.endpoint, flight.task.external_task_id or "")
-        except KlingError as error:
-            error.outcome = Outcome.CREATED
-            raise
+        """The task that is there already: refused and not charged, so what is wanted is made.
 
-    def _rejoin(self, line: _Line, flight: Flight, error: KlingError) -> None:
-        if not flight.waits:
+        One that this look does not show is polled by its external_task_id, like any other.
+        """
+        request = flight.request
+        if request is not None and request.external_task_id and flight.judged.status is TaskStatus.INTENDED:
+            logger.warning(
+                "external_task_id %s exists: its task is taken for this one", request.external_task_id
+            )
+        self._calling.add(flight)  # there is a task: closing the client waits for one look at it
+        try:
+            return await self._api.task(flight.endpoint, flight.judged.external_task_id or "")
+        except KlingError:
+            return Task(None, flight.judged.external_task_id, TaskStatus.SUBMITTED)
+
+    def _missed(self, flight: Flight) -> None:
+        """The answer to the POST of *flight* was lost just now."""
+        flight.sent_at = self._api.clock()
+        self._keeper.observe(flight, Task(None, flight.judged.external_task_id, TaskStatus.AMBIGUOUS))
+
+    def _resend(self, flight: Flight) -> None:
+        """By look-ups there is no task: *flight* goes to the head of its line, with the same id."""
+        flight.holds_slot = False
+        line = self._line(flight.slot_key)
+        line.slots.release()
+        self._rejoin(line, flight)
+        self.dispatch(flight.slot_key)
+
+    def _refused(self, line: _Line, flight: Flight, error: KlingError) -> None:
+        """Kling has no room for *flight* now: it goes back to its place in line, if it waits."""
+        if flight.waits:
+            self._rejoin(line, flight)
+        else:
             self._ended(line, flight, error)
-            return
+
+    def _rejoin(self, line: _Line, flight: Flight) -> None:
         flight.in_line = True
         heapq.heappush(line.queue, flight)
         if self._stopped is not None:
@@ -329,32 +365,27 @@ class Submission:
         self._paused_until = max(self._paused_until, until)
 
     def _ended(self, line: _Line, flight: Flight, error: KlingError) -> None:
-        """A submit ended without an acknowledgement: by its outcome it is refused or may exist."""
-        cause = error
-        if error.outcome is Outcome.NOT_CREATED:
-            status = TaskStatus.REFUSED
-        else:
-            status = TaskStatus.MAY_EXIST
-            if not isinstance(error, ResponseLostError) and error.outcome is Outcome.MAY_EXIST:
-                lost = ResponseLostError(f"the answer to the submit cannot be trusted: {error.what}")
-                lost.__cause__ = error
-                error = lost
-        seen = Task(None, flight.task.external_task_id, status)
-        self._observe(flight, seen, flight.about(error))
-        if self._api.stops_account(cause):
+        """A submit ended with a definite answer, and without an acknowledgement."""
+        if error.outcome is Outcome.MAY_EXIST:
+            error.outcome = Outcome.NOT_CREATED  # a web page in place of the API: the base URL is wrong
+        created = error.outcome is Outcome.CREATED
+        status = TaskStatus.MAY_EXIST if created else TaskStatus.REFUSED
+        seen = Task(None, flight.judged.external_task_id, status)
+        self._keeper.observe(flight, seen, flight.about(error))
+        if self._api.stops_account(error):
             for each in self._lines.values():
-                self._refuse_line(each, lambda: _fresh(cause))
-        elif self._api.stops_model(cause):
-            self._refuse_line(line, lambda: _fresh(cause))
+                self._refuse_line(each, lambda: _fresh(error))
+        elif self._api.stops_model(error):
+            self._refuse_line(line, lambda: _fresh(error))
 
     def _refuse_line(self, line: _Line, error: Callable[[], KlingError]) -> None:
         queue, line.queue = line.queue, []
         for flight in sorted(queue):
             if self.withdraw(flight):
-                seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
+                seen = Task(None, flight.judged.external_task_id, TaskStatus.REFUSED)
                 refusal = error()
                 refusal.outcome = Outcome.NOT_CREATED  # this one was not sent
-                self._observe(flight, seen, flight.about(refusal))
+                self._keeper.observe(flight, seen, flight.about(refusal))
 
 
 def _fresh(error: KlingError) -> KlingError:

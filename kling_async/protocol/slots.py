@@ -5,11 +5,9 @@ Without one the limit is learned:
 
 - it starts at `FIRST_LIMIT`, and until the first refusal each acceptance at the limit allows one more;
 - a refusal (1303) is a measurement: once the POSTs already out are answered, the limit is what was accepted
-and is
-  not terminal, at least 1;
+  and is not terminal, at least 1;
 - the refused request stays first. It goes again when a slot of ours is freed, or by a timer of 1, 2, 4 ...
-30 s,
-  for other processes of the account may hold every slot;
+  30 s, for other processes of the account may hold every slot;
 - after `limit` completions without a refusal one more is tried, a probe; each refused probe doubles that gap,
   an accepted one ends the doubling.
 """
@@ -85,6 +83,8 @@ class Slots:
     def hold(self) -> None:
         """A task that was not submitted here is in flight: resumed, attached or adopted."""
         self.accepted += 1
+        if self.learns:
+            self.limit = max(self.limit, self.accepted)
 
     def fail(self) -> None:
         """A POST ended without a task."""

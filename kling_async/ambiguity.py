@@ -1,0 +1,132 @@
+"""What becomes of a submit whose answer was lost: a task may exist, and a second one must never.
+
+The task is looked up by its external_task_id, at once and again and again until the quarantine is over;
+found, it is ours. A look-up may lag behind the create it looks for, so only when the quarantine is over and
+the last look-up found nothing is the submit sent again, under the same id. Where the provider cannot look
+up, nothing can tell, and the task ends as `may_exist`: then only the caller can decide to submit it anew.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+
+from kling_async.api import Api
+from kling_async.flight import Flight, Keeper
+from kling_async.protocol.errors import KlingError, NotFoundError, Outcome, ResponseLostError, is_retryable
+from kling_async.protocol.models import Task, TaskStatus
+from kling_async.retries import Retries
+
+__all__ = ["Resolver"]
+
+FIRST_SHARE = 18
+"""The first wait between look-ups is this part of the quarantine, 5 of 90 s; it doubles each time."""
+LONGEST_WAIT = 60.0
+"""Seconds until the next try after a look-up that failed; the waits double from one second on."""
+
+
+class Resolver:
+    """Finds out whether a task exists.
+
+    Args:
+        api: makes the look-ups.
+        retries: the quarantine.
+        patience: seconds after which look-ups that never get an answer are given up.
+        rng: jitter.
+        keeper: told of what was found.
+        resend: puts a flight in line again, for the same slot.
+        known: the kind, task_id and external_task_id of a task of ours, to prove look-ups by.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        retries: Retries,
+        patience: float,
+        rng: random.Random,
+        keeper: Keeper,
+        resend: Callable[[Flight], None],
+        known: Callable[[], tuple[str, Task] | None],
+    ) -> None:
+        self._api = api
+        self._quarantine = retries.quarantine
+        self._patience = patience
+        self._keeper = keeper
+        self._resend = resend
+        self._known = known
+        self._proven = False
+        self._rng = rng
+
+    async def resolve(self, flight: Flight, cause: KlingError) -> None:
+        """Settle *flight*, whose answer was lost at its ``sent_at`` for the reason *cause*."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._settle(flight, cause)
+        except TimeoutError:
+            self._may_exist(flight, cause)
+
+    async def found(self, flight: Flight) -> Task | None:
+        """Look *flight* up once by its external_task_id; None: the provider knows no such task."""
+        for attempt in itertools.count():
+            try:
+                return await self._api.task(flight.endpoint, flight.judged.external_task_id or "")
+            except NotFoundError:
+                return None
+            except KlingError as error:
+                if not is_retryable(error, creating=False):
+                    self._keeper.observe(flight, flight.judged, flight.about(error))
+            await asyncio.sleep(min(2.0 ** min(attempt, 6), LONGEST_WAIT) * self._rng.uniform(0.8, 1.2))
+        return None
+
+    async def can_look_up(self) -> bool:
+        """Whether a look-up can be trusted; unproven ones are proven by finding a task of ours."""
+        if self._api.provider.lookup != "unproven" or self._proven:
+            return self._proven or self._api.provider.lookup == "yes"
+        known = self._known()
+        if known is None or known[1].external_task_id is None:
+            return False
+        endpoint, task = known
+        try:
+            seen = await self._api.task(endpoint, task.external_task_id or "")
+        except KlingError:
+            return False
+        self._proven = seen.task_id is not None and seen.task_id == task.task_id
+        return self._proven
+
+    async def _settle(self, flight: Flight, cause: KlingError) -> None:
+        if not await self.can_look_up():
+            self._may_exist(flight, cause)
+            return
+        wait = self._quarantine / FIRST_SHARE
+        while True:
+            left = self._left(flight)
+            seen = await self.found(flight)
+            if seen is not None:
+                self._keeper.acknowledge(flight, seen)
+                return
+            if left <= 0:
+                break
+            await asyncio.sleep(min(wait, left))
+            wait *= 2
+        if flight.prepared is None:
+            error = KlingError("was not made by the run that was to submit it", advice="submit it again")
+            seen = Task(None, flight.judged.external_task_id, TaskStatus.REFUSED)
+            self._keeper.observe(flight, seen, flight.about(error))
+        else:
+            self._resend(flight)
+
+    def _left(self, flight: Flight) -> float:
+        """Seconds of quarantine left, by the wall clock: it must outlive the process."""
+        now = self._api.clock()
+        age = max(0.0, now - (now if flight.sent_at is None else flight.sent_at))
+        return self._quarantine - age
+
+    def _may_exist(self, flight: Flight, cause: KlingError) -> None:
+        error = cause
+        if not isinstance(cause, ResponseLostError):
+            error = ResponseLostError(f"the answer to the submit cannot be trusted: {cause.what}")
+            error.__cause__ = cause
+        error.outcome = Outcome.MAY_EXIST
+        seen = Task(None, flight.judged.external_task_id, TaskStatus.MAY_EXIST)
+        self._keeper.observe(flight, seen, flight.about(error))

@@ -1,0 +1,285 @@
+"""What the journals know of flights: recognises items, records news, picks up what an earlier run left."""
+
+import asyncio
+import collections
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from kling_async import records
+from kling_async.flight import Flight
+from kling_async.journal import Journal, Record
+from kling_async.protocol import identity
+from kling_async.protocol.errors import KlingError, Outcome
+from kling_async.protocol.images import ResolvedImage
+from kling_async.protocol.models import Task, TaskStatus
+from kling_async.protocol.providers import Provider
+from kling_async.typing import WallClock
+
+__all__ = ["Again", "Books", "Recording", "never"]
+
+logger = logging.getLogger("kling_async")
+
+Again = Callable[[str, TaskStatus], bool]
+"""Asked about an item that an earlier run ended without a video: True makes it anew, and pays anew."""
+
+_ASKED_AGAIN = (TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP, TaskStatus.MAY_EXIST)
+
+
+def never(key: str, status: TaskStatus) -> bool:
+    """Make nothing anew."""
+    return False
+
+
+@attrs.frozen
+class Recording:
+    """How the items of one stream, or of one call, are recorded.
+
+    Attributes:
+        journal: where.
+        again: which of those that ended without a video are made anew.
+        by_content: items without a key are recognised by their content and its ordinal among equals; else
+            each is a new one.
+    """
+
+    journal: Journal
+    again: Again = never
+    by_content: bool = True
+    _equals: collections.Counter[str] = attrs.field(factory=collections.Counter[str], init=False)
+
+    def name(self, key: str | None, request_hash: str) -> str:
+        """What an item is recorded under."""
+        if key is not None:
+            return key
+        if not self.by_content:
+            return f"{request_hash}#{secrets.token_hex(8)}"
+        self._equals[request_hash] += 1
+        return f"{request_hash}#{self._equals[request_hash]}"
+
+
+class Books:
+    """The journals of one engine.
+
+    Args:
+        account: the account's fingerprint.
+        secret: the credential, for derived ids.
+        provider: whose tasks.
+        clock: Unix seconds.
+        in_thread: calls a blocking function elsewhere.
+        random_id: a new id for an item that nothing names.
+    """
+
+    def __init__(
+        self,
+        *,
+        account: str,
+        secret: bytes,
+        provider: Provider,
+        clock: WallClock,
+        in_thread: Callable[..., Awaitable[Any]],
+        random_id: Callable[[], str],
+    ) -> None:
+        self._account = account
+        self._secret = secret
+        self._provider = provider
+        self._clock = clock
+        self._in_thread = in_thread
+        self._random_id = random_id
+        self._journals: dict[Path, Journal] = {}
+        self._opening = asyncio.Lock()
+
+    async def open(
+        self,
+        path: Path,
+        *,
+        again: Again,
+        by_content: bool,
+        namespace: str | None,
+        orders: Iterator[int],
+        pick_up: Callable[[Sequence[Flight]], None],
+    ) -> Recording:
+        """Record in the journal at *path*, opened once.
+
+        Args:
+            path: the file, or a folder of journals.
+            again: which items are made anew.
+            by_content: see `Recording`.
+            namespace: of a new journal.
+            orders: numbers for the flights found in it.
+            pick_up: takes the flights that an earlier run left unfinished.
+
+        Raises:
+            JournalError: it cannot be opened.
+        """
+        async with self._opening:
+            path = await self._in_thread(_absolute, path)
+            journal = self._journals.get(path)
+            if journal is None:
+                journal = await Journal.open(path, namespace=namespace, now=self._clock())
+                self._journals[path] = journal
+                live = await journal.live()
+                mine = [record for record in live if record.account == self._account]
+                if len(mine) < len(live):
+                    logger.warning("%d tasks of %s belong to another account", len(live) - len(mine), path)
+                pick_up([self._left(record, journal, next(orders)) for record in mine])
+            return Recording(journal, again, by_content)
+
+    async def aclose(self) -> None:
+        """Make everything durable and free the journals."""
+        for journal in self._journals.values():
+            await journal.aclose()
+
+    async def recognise(
+        self, flight: Flight, images: dict[str, ResolvedImage], recording: Recording | None
+    ) -> None:
+        """Give *flight* its external_task_id and, where it is recorded, its row.
+
+        What an earlier run has brought to an end, `Flight.resumed` tells; what it was refused is submitted
+        again under the same id, and what *again* wants anew as the next generation.
+        """
+        request = flight.request
+        assert request is not None  # only what is to be submitted has to be recognised
+        request_hash = identity.request_hash(request, images)
+        name, namespace, generation = flight.key, "", flight.generation
+        if recording is not None:
+            flight.journal = recording.journal
+            name = recording.name(flight.key, request_hash)
+            known = await recording.journal.find(name, request_hash)
+            if known is not None:
+                if self._recalled(flight, known, recording.again):
+                    return
+                generation = max(generation, known.generation + (known.state != TaskStatus.REFUSED))
+        if flight.key is None:
+            namespace = recording.journal.namespace if recording is not None else self._random_id()
+        external_task_id = request.external_task_id or identity.derive_external_task_id(
+            namespace=namespace,
+            account=self._account,
+            key=name or "",
+            request_hash=request_hash,
+            generation=generation,
+            secret=self._secret,
+        )
+        flight.judged = attrs.evolve(flight.judged, external_task_id=external_task_id)
+        if recording is not None:
+            flight.record = Record(
+                external_task_id=external_task_id,
+                key=name or "",
+                named=flight.key is not None,
+                label=flight.key or flight.label or external_task_id,
+                account=self._account,
+                provider=self._provider.name,
+                host=urlsplit(self._provider.base_url).netloc,
+                endpoint=flight.endpoint,
+                model_name=request.model_name,
+                request_hash=request_hash,
+                request=records.request_text(request, images),
+                generation=generation,
+            )
+
+    async def intend(self, flight: Flight) -> None:
+        """Make durable that the POST of *flight* is about to leave.
+
+        Raises:
+            JournalError: it is not durable, so the POST must not leave.
+        """
+        if flight.journal is not None and flight.record is not None:
+            now = self._clock()
+            flight.record = attrs.evolve(
+                flight.record, state=TaskStatus.INTENDED.value, intended_at=now, updated_at=now
+            )
+            await flight.journal.put(flight.record)
+
+    def put(self, flight: Flight, written: Callable[[Flight], None]) -> None:
+        """Record what is judged of *flight* now; *written* is called when every record of it is durable.
+
+        A record that the disk refuses is kept in memory and written with a later one; nobody is kept waiting
+        for it, because the task exists all the same.
+        """
+        assert flight.journal is not None  # asked by the caller
+        assert flight.record is not None  # a journal comes with a row
+        now = self._clock()
+        record = records.observed(flight.record, flight, now)
+        if flight.acknowledged_at is not None and record.acknowledged_at is None:
+            record = attrs.evolve(record, acknowledged_at=now)
+        flight.record = record
+        flight.writes += 1
+
+        def done(future: "asyncio.Future[None]") -> None:
+            flight.writes -= 1
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                logger.error("%s is not in the journal yet: %s", record.label, error)
+            if flight.writes == 0:
+                written(flight)
+
+        flight.journal.put(record).add_done_callback(done)
+
+    async def stored(self, flight: Flight, path: Path) -> None:
+        """Make durable that the video of *flight* is in the file *path*."""
+        flight.path = path
+        if flight.journal is None or flight.record is None:
+            return
+        kept, size = await self._in_thread(_kept, path, flight.journal.path.parent)
+        flight.record = attrs.evolve(
+            flight.record, download="stored", path=kept, size=size, updated_at=self._clock()
+        )
+        await flight.journal.put(flight.record)
+
+    def _recalled(self, flight: Flight, known: Record, again: Again) -> bool:
+        """Give *flight* what *known* tells of it; False: it is to be submitted all the same."""
+        status = TaskStatus(known.state)
+        if status is TaskStatus.REFUSED or (status in _ASKED_AGAIN and again(known.label, status)):
+            return False
+        flight.record = known
+        flight.resumed = True
+        flight.judged = records.task_of(known)
+        error = records.error_of(known)
+        if known.account != self._account and status is not TaskStatus.SUCCEED:
+            error = KlingError(
+                "was submitted with another account's key",
+                outcome=Outcome.MAY_EXIST,
+                advice="run it with that key to pick it up",
+            )
+        flight.error = None if error is None else flight.about(error)
+        if known.download == "stored" and known.path is not None and flight.journal is not None:
+            path = flight.journal.path.parent / known.path
+            if path.is_file() and path.stat().st_size == known.size:
+                flight.path = path
+        return True
+
+    def _left(self, record: Record, journal: Journal, order: int) -> Flight:
+        """The flight of a row whose task had not ended."""
+        now = self._clock()
+        sent_at = record.body_sent_at
+        if record.state == TaskStatus.INTENDED or sent_at is None:
+            sent_at = now  # its POST may have left as late as that run's last moment
+        return Flight(
+            order=order,
+            key=record.label,
+            endpoint=record.endpoint,
+            slot_key=(record.endpoint, record.model_name),
+            task=Task(None, record.external_task_id, TaskStatus.INTENDED),
+            judged=records.task_of(record),
+            token="",
+            journal=journal,
+            record=record,
+            sent_at=sent_at,
+            resumed=True,
+            age=max(0.0, now - (record.acknowledged_at or now)),
+        )
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().resolve()
+
+
+def _kept(path: Path, folder: Path) -> tuple[str, int]:
+    """How a file is written down: relative to the journal's folder, so that both can move."""
+    path = path.resolve()
+    kept = path.relative_to(folder) if path.is_relative_to(folder) else path
+    return str(kept), path.stat().st_size

@@ -1,0 +1,116 @@
+"""A flight as a row of the journal, and back."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from kling_async.flight import Flight
+from kling_async.journal import Record
+from kling_async.protocol.converter import to_body
+from kling_async.protocol.errors import (
+    KlingError,
+    Outcome,
+    ResponseLostError,
+    TaskFailedError,
+    TaskLostError,
+    WaitTimeoutError,
+)
+from kling_async.protocol.images import ImageFile, ImageText, ImageUrl, ResolvedImage
+from kling_async.protocol.models import Task, TaskStatus, Video, VideoRequest
+
+__all__ = ["error_of", "observed", "request_text", "task_of"]
+
+
+def observed(record: Record, flight: Flight, now: float) -> Record:
+    """*record* with what is known of *flight* now."""
+    task = flight.judged
+    return attrs.evolve(
+        record,
+        state=task.status.value,
+        body_sent_at=flight.sent_at if flight.sent_at is not None else record.body_sent_at,
+        task_id=task.task_id or record.task_id,
+        message=task.status_message or (flight.error.what if flight.error else ""),
+        videos=json.dumps([attrs.asdict(video) for video in task.videos]) if task.videos else record.videos,
+        units=record.units if task.units is None else str(task.units),
+        created_at=record.created_at if task.created_at is None else task.created_at.timestamp(),
+        ended_at=record.ended_at if task.updated_at is None else task.updated_at.timestamp(),
+        updated_at=now,
+    )
+
+
+def task_of(record: Record) -> Task:
+    """The last snapshot that *record* holds."""
+    return Task(
+        record.task_id,
+        record.external_task_id,
+        TaskStatus(record.state),
+        record.message if record.state == TaskStatus.FAILED else "",
+        tuple(Video(**video) for video in json.loads(record.videos)),
+        created_at=_moment(record.created_at),
+        updated_at=_moment(record.ended_at),
+        units=None if record.units is None else Decimal(record.units),
+    )
+
+
+def error_of(record: Record) -> KlingError | None:
+    """Why an earlier run ended *record* without a video."""
+    what = f"in an earlier run: {record.message or record.state}"
+    match TaskStatus(record.state):
+        case TaskStatus.FAILED:
+            return TaskFailedError(what, task=task_of(record), status_message=record.message)
+        case TaskStatus.MAY_EXIST:
+            return ResponseLostError(what)
+        case TaskStatus.LOST:
+            return TaskLostError(what)
+        case TaskStatus.GIVEN_UP:
+            return WaitTimeoutError(what)
+        case TaskStatus.REFUSED:
+            return KlingError(what, outcome=Outcome.NOT_CREATED)
+        case _:
+            return None
+
+
+def request_text(request: VideoRequest, images: Mapping[str, ResolvedImage]) -> str:
+    """*request* as canonical JSON: pictures as path, size and SHA-256, URLs without what may be secret.
+
+    ``extra_body`` is told by its field names only, for what is in it is the caller's.
+    """
+    fields = to_body(request)
+    for name in ("image", "image_tail", "image_list", "static_mask"):
+        fields.pop(name, None)
+    for mask in fields.get("dynamic_masks", ()):
+        del mask["mask"]
+    if request.callback_url:
+        fields["callback_url"] = _unsigned(request.callback_url)
+    if request.extra_body:
+        fields["extra_body"] = sorted(request.extra_body)
+    fields["images"] = {name: _described(image) for name, image in images.items()}
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _described(image: ResolvedImage) -> dict[str, Any]:
+    match image:
+        case ImageUrl(url):
+            return {"url": _unsigned(url)}
+        case ImageText():
+            size = len(image.base64) * 3 // 4 - image.base64[-2:].count("=")
+            return {"sha256": image.sha256, "size": size}
+        case ImageFile():
+            return {"path": str(Path(image.path)), "size": image.size, "sha256": image.sha256}
+
+
+def _unsigned(url: str) -> str:
+    """*url* without user, password, query and fragment."""
+    scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
