@@ -15,7 +15,7 @@ from kling_async import records
 from kling_async.flight import Flight
 from kling_async.journal import Journal, Record
 from kling_async.protocol import identity
-from kling_async.protocol.errors import KlingError, Outcome
+from kling_async.protocol.errors import JournalError, KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.providers import Provider
@@ -45,17 +45,19 @@ class Recording:
         again: which of those that ended without a video are made anew.
         by_content: items without a key are recognised by their content and its ordinal among equals; else
             each is a new one.
+        row: the name of the one item there is, where that is known.
     """
 
     journal: Journal
     again: Again = never
     by_content: bool = True
+    row: str | None = None
     _equals: collections.Counter[str] = attrs.field(factory=collections.Counter[str], init=False)
 
     def name(self, key: str | None, request_hash: str) -> str:
         """What an item is recorded under."""
-        if key is not None:
-            return key
+        if self.row is not None or key is not None:
+            return self.row or key or ""
         if not self.by_content:
             return f"{request_hash}#{secrets.token_hex(8)}"
         self._equals[request_hash] += 1
@@ -90,8 +92,7 @@ class Books:
         self._clock = clock
         self._in_thread = in_thread
         self._random_id = random_id
-        self._journals: dict[Path, Journal] = {}
-        self._opening = asyncio.Lock()
+        self._journals: dict[Path, asyncio.Task[Journal]] = {}
 
     async def open(
         self,
@@ -103,7 +104,7 @@ class Books:
         orders: Iterator[int],
         pick_up: Callable[[Sequence[Flight]], None],
     ) -> Recording:
-        """Record in the journal at *path*, opened once.
+        """Record in the journal at *path*, opened once; cancelled, the opening goes on by itself.
 
         Args:
             path: the file, or a folder of journals.
@@ -116,23 +117,34 @@ class Books:
         Raises:
             JournalError: it cannot be opened.
         """
-        async with self._opening:
-            path = await self._in_thread(_absolute, path)
-            journal = self._journals.get(path)
-            if journal is None:
-                journal = await Journal.open(path, namespace=namespace, now=self._clock())
-                self._journals[path] = journal
-                live = await journal.live()
-                mine = [record for record in live if record.account == self._account]
-                if len(mine) < len(live):
-                    logger.warning("%d tasks of %s belong to another account", len(live) - len(mine), path)
-                pick_up([self._left(record, journal, next(orders)) for record in mine])
-            return Recording(journal, again, by_content)
+        path = await self._in_thread(_absolute, path)
+        opening = self._journals.get(path)
+        if opening is None or (opening.done() and opening.exception() is not None):
+            opened = self._opened(path, namespace, orders, pick_up)
+            opening = self._journals[path] = asyncio.create_task(opened, name="kling-async journal opening")
+        return Recording(await asyncio.shield(opening), again, by_content)
 
     async def aclose(self) -> None:
-        """Make everything durable and free the journals."""
-        for journal in self._journals.values():
-            await journal.aclose()
+        """Make everything durable and free the journals, also those that are just being opened."""
+        for opening in self._journals.values():
+            await asyncio.wait([opening])
+            if opening.exception() is None:
+                await opening.result().aclose()
+
+    async def _opened(
+        self,
+        path: Path,
+        namespace: str | None,
+        orders: Iterator[int],
+        pick_up: Callable[[Sequence[Flight]], None],
+    ) -> Journal:
+        journal = await Journal.open(path, namespace=namespace, now=self._clock())
+        live = await journal.live()
+        mine = [record for record in live if record.account == self._account]
+        if len(mine) < len(live):
+            logger.warning("%d tasks of %s belong to another account", len(live) - len(mine), path)
+        pick_up([self._left(record, journal, next(orders)) for record in mine])
+        return journal
 
     async def recognise(
         self, flight: Flight, images: dict[str, ResolvedImage], recording: Recording | None
@@ -220,7 +232,10 @@ class Books:
         flight.journal.put(record).add_done_callback(done)
 
     async def stored(self, flight: Flight, path: Path) -> None:
-        """Make durable that the video of *flight* is in the file *path*."""
+        """Make durable that the video of *flight* is in the file *path*.
+
+        Where the disk refuses, the file is there all the same: the row is written with a later one.
+        """
         flight.path = path
         if flight.journal is None or flight.record is None:
             return
@@ -228,7 +243,10 @@ class Books:
         flight.record = attrs.evolve(
             flight.record, download="stored", path=kept, size=size, updated_at=self._clock()
         )
-        await flight.journal.put(flight.record)
+        try:
+            await flight.journal.put(flight.record)
+        except JournalError as error:
+            logger.error("%s is not in the journal yet: %s", flight.record.label, error)
 
     def _recalled(self, flight: Flight, known: Record, again: Again) -> bool:
         """Give *flight* what *known* tells of it; False: it is to be submitted all the same."""
@@ -269,7 +287,6 @@ class Books:
             journal=journal,
             record=record,
             sent_at=sent_at,
-            resumed=True,
             age=max(0.0, now - (record.acknowledged_at or now)),
         )
 

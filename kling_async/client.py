@@ -1,7 +1,6 @@
 """The client: what a caller submits to, waits with and downloads by."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -17,31 +16,25 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 import aiohttp
 import attrs
 
-from kling_async.api import Api
-from kling_async.bookkeeping import Again, Recording, never
-from kling_async.downloads import Downloads, is_file
-from kling_async.engine import Engine, Options
-from kling_async.flight import Flight
+from kling_async.bookkeeping import Again, never
+from kling_async.downloads import is_file
+from kling_async.engine import Options
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import Hook, Hooks
-from kling_async.journal import FILE_NAME
 from kling_async.protocol import auth, identity
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import (
-    ConcurrencyLimitError,
     ConfigurationError,
-    DownloadError,
     KlingError,
-    NotFoundError,
     RequestError,
-    WaitTimeoutError,
 )
 from kling_async.protocol.models import ImageToVideo, Task, VideoRequest
 from kling_async.protocol.providers import KLING, Provider
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries
-from kling_async.streams import Completions, Requests, default_name
-from kling_async.transport import AiohttpTransport, default_ssl
+from kling_async.running import Running, Setup
+from kling_async.streams import Completions, Requests
+from kling_async.transport import default_ssl
 from kling_async.typing import Transport, WallClock
 
 logger = logging.getLogger("kling_async")
@@ -124,28 +117,29 @@ class KlingClient:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
             raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
-        self._credentials = credentials
         self.provider = provider
-        self._polling = polling or Polling()
-        self._retries = retries or Retries()
-        self._session = session
-        self._journal = None if journal is None else _path(journal)
-        self._transport = transport
-        self._proxy = proxy
-        self._ssl = ssl
-        self._clock = clock
-        self._options = Options(
-            account=auth.account(credentials),
-            secret=auth.secret(credentials),
-            max_in_flight=max_in_flight,
-            max_uploads=max_uploads,
-            polling=self._polling,
-            retries=self._retries,
-            hooks=Hooks(hooks),
-            rng=rng or random.SystemRandom(),
+        self._account = auth.account(credentials)
+        self._setup = Setup(
+            credentials=credentials,
+            provider=provider,
+            options=Options(
+                account=self._account,
+                secret=auth.secret(credentials),
+                max_in_flight=max_in_flight,
+                max_uploads=max_uploads,
+                polling=polling or Polling(),
+                retries=retries or Retries(),
+                hooks=Hooks(hooks),
+                rng=rng or random.SystemRandom(),
+            ),
+            journal=None if journal is None else _path(journal),
+            session=session,
+            transport=transport,
+            proxy=proxy,
+            ssl=ssl,
+            clock=clock,
         )
-        self._engine: Engine | None = None
-        self._downloads: Downloads | None = None
+        self._work: Running | None = None
 
     @classmethod
     def from_env(
@@ -195,13 +189,13 @@ class KlingClient:
         Args:
             drain: seconds to wait for running tasks first.
         """
-        engine = self._engine
-        if engine is None:
+        work = self._work
+        if work is None:
             return []
-        left = await engine.stop(drain)
-        if self._engine is engine:
-            self._engine = None
-        return [TaskHandle(engine, flight) for flight in left]
+        left = await work.engine.stop(drain)
+        if self._work is work:
+            self._work = None
+        return [TaskHandle(work.engine, flight) for flight in left]
 
     async def submit(self, request: VideoRequest, *, key: str | None = None, wait: bool = True) -> TaskHandle:
         """Submit *request*; returns when Kling has acknowledged the task.
@@ -220,27 +214,14 @@ class KlingClient:
             ResponseLostError: the answer was lost, a task may exist; never sent again by itself.
             KlingError: Kling or the gateway refused; ``outcome`` says whether to submit again.
         """
-        engine = self._running()
-        flight = self._new_flight(engine, request, key)
-        flight.waits = wait
-        recording = await self._recording(engine)
-        engine.join(flight)
-        await engine.check(flight, recording)
-        if not wait:
-            engine.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
-        await engine.acknowledged(flight)
-        return TaskHandle(engine, flight)
+        return await self._running().submit(request, key, wait=wait)
 
     def submit_soon(self, request: VideoRequest, *, key: str | None = None) -> TaskHandle:
         """Put *request* in line and return at once; the handle can be withdrawn while it waits.
 
         What goes wrong, also with its pictures, is raised by the handle's ``result()``.
         """
-        engine = self._running()
-        flight = self._new_flight(engine, request, key)
-        engine.join(flight)
-        engine.spawn(self._check_soon(engine, flight))
-        return TaskHandle(engine, flight)
+        return self._running().submit_soon(request, key)
 
     async def run(
         self,
@@ -263,8 +244,9 @@ class KlingClient:
             WaitTimeoutError: the time is over; the task goes on, and the error has its token.
             KlingError: as `submit`, `TaskHandle.result` and `download`.
         """
-        flight, _ = await self._made(request, key, timeout, None if save_to is None else _path(save_to))
-        return flight.task
+        target = None if save_to is None else _path(save_to)
+        task, _ = await self._running().make(request, key, timeout, target)
+        return task
 
     def completions(
         self,
@@ -294,20 +276,14 @@ class KlingClient:
         if folder is not None and is_file(folder):
             raise RequestError(f"save_to must be a folder for many videos, not {folder}")
 
-        async def save(flight: Flight, name: str) -> Path:
-            assert folder is not None  # only called with one
-            return await self._saved(flight, folder, name)
-
-        async def recording(engine: Engine) -> Recording | None:
-            return await self._recording(engine, folder, again=again, namespace=namespace)
-
         return Completions(
             self._running,
             requests,
             timeout=timeout,
             ordered=ordered,
-            save=None if folder is None else save,
-            recording=recording,
+            save_to=folder,
+            again=again,
+            namespace=namespace,
         )
 
     def attach(self, token: str) -> TaskHandle:
@@ -318,17 +294,19 @@ class KlingClient:
         """
         parsed = identity.Token.parse(token)
         host = urlsplit(self.provider.base_url).netloc
-        if parsed.host != host or parsed.account != self._options.account:
+        if parsed.host != host or parsed.account != self._account:
             raise RequestError(
                 f"the token is of another account or provider: {parsed.provider} at {parsed.host}"
             )
-        engine = self._running()
+        engine = self._running().engine
         return TaskHandle(engine, engine.attach(parsed))
 
     def tasks(self) -> list[TaskHandle]:
         """Handles of all tasks not yet terminal, the earliest first."""
-        engine = self._engine
-        return [] if engine is None else [TaskHandle(engine, flight) for flight in engine.live]
+        if self._work is None:
+            return []
+        engine = self._work.engine
+        return [TaskHandle(engine, flight) for flight in engine.live]
 
     async def resubmit(self, lost: str | KlingError) -> TaskHandle:
         """Submit anew what may exist and nothing can look up: this may pay a second time.
@@ -340,21 +318,8 @@ class KlingClient:
             RequestError: this client did not submit it, or it did not end like that.
             KlingError: as `submit`.
         """
-        token = lost if isinstance(lost, str) else lost.token or ""
-        engine = self._running()
-        flight = engine.unresolved.get(identity.Token.parse(token).external_task_id or "")
-        if flight is None or flight.request is None:
-            raise RequestError(
-                "this client has no such request", advice="submit the request itself, under a new key"
-            )
-        journal = None if flight.journal is None else flight.journal.path
-        recording = await self._recording(engine, again=lambda _key, _status: True, journal=journal)
-        again = self._new_flight(engine, flight.request, flight.key)
-        again.generation = flight.generation + 1
-        engine.join(again)
-        await engine.check(again, recording)
-        await engine.acknowledged(again)
-        return TaskHandle(engine, again)
+        token = identity.Token.parse(lost if isinstance(lost, str) else lost.token or "")
+        return await self._running().resubmit(token.external_task_id)
 
     async def get_task(self, task_id: str, kind: type[VideoRequest] = ImageToVideo) -> Task:
         """Read one task.
@@ -367,7 +332,7 @@ class KlingClient:
             NotFoundError: there is no such task in this account.
             KlingError: the provider could not be asked, after the client's retries.
         """
-        return await self._running().read(kind.endpoint, task_id)
+        return await self._running().engine.read(kind.endpoint, task_id)
 
     async def list_tasks(
         self, kind: type[VideoRequest] = ImageToVideo, *, page_size: int = 30
@@ -387,16 +352,8 @@ class KlingClient:
         """
         if not 1 <= page_size <= 500:
             raise RequestError(f"page_size must be from 1 to 500, not {page_size!r}")
-        engine = self._running()
-        seen: set[str | None] = set()
-        for page in range(1, 1001):  # the API's last page number
-            tasks = await engine.page(kind.endpoint, page, page_size)
-            for task in tasks:
-                if task.task_id not in seen:
-                    seen.add(task.task_id)
-                    yield task
-            if len(tasks) < page_size:
-                return
+        async for task in self._running().list_tasks(kind.endpoint, page_size):
+            yield task
 
     async def download(self, task: Task | TaskHandle, to: str | Path) -> Path:
         """Download the video of a task that succeeded; returns the file.
@@ -411,14 +368,14 @@ class KlingClient:
             LookupError: the task has no video.
         """
         if isinstance(task, TaskHandle):
-            return await self._save(task.task, _path(to), task.key)
-        return await self._save(task, _path(to), None)
+            return await self._serving().download(task.task, _path(to), task.key)
+        return await self._serving().download(task, _path(to), None)
 
     def statistics(self) -> Statistics:
         """What the client is doing now."""
-        engine = self._engine
-        if engine is None:
+        if self._work is None:
             return Statistics(0, 0, 0, 0, 0, 0)
+        engine = self._work.engine
         waiting = engine.submission.waiting
         return Statistics(
             waiting=waiting,
@@ -429,126 +386,24 @@ class KlingClient:
             polls=engine.pollers.polls,
         )
 
-    def _running(self) -> Engine:
-        """The engine of this event loop, started on first use."""
+    def _running(self) -> Running:
+        """The client at work in this event loop, begun on first use."""
         loop = asyncio.get_running_loop()
-        engine = self._engine
+        engine = None if self._work is None else self._work.engine
         if engine is not None and engine.loop is not loop and engine.running and not engine.loop.is_closed():
             raise ConfigurationError("the client is at work in another event loop: give each loop its own")
-        if engine is None or engine.loop is not loop or not engine.running:
+        if self._work is None or engine is None or engine.loop is not loop or not engine.running:
             if engine is not None and engine.loop is loop and not engine.ended:
                 raise ConfigurationError("the client is being closed")
-            engine = self._engine = self._new_engine()
-        return engine
+            self._work = Running(self._setup)
+        return self._work
 
-    def _serving(self) -> Engine:
-        """The engine for tasks there are: also one that is being closed finishes their downloads."""
-        engine = self._engine
-        if engine is None or engine.ended or engine.loop is not asyncio.get_running_loop():
+    def _serving(self) -> Running:
+        """The client for tasks there are: also one that is being closed finishes their downloads."""
+        work = self._work
+        if work is None or work.engine.ended or work.engine.loop is not asyncio.get_running_loop():
             return self._running()
-        return engine
-
-    def _new_engine(self) -> Engine:
-        transport = self._transport
-        closers: list[Any] = []
-        if transport is None:
-            transport = AiohttpTransport(self._session, self._proxy, self._ssl)
-            closers.append(transport.aclose)
-        signer = auth.Signer(self._credentials)
-        api = Api(transport, signer, self.provider, self._clock)
-        engine = Engine(api, self._options, closers)
-        self._downloads = Downloads(
-            self._open_session,
-            fresh=self._fresh,
-            in_thread=engine.in_thread,
-            retries=self._retries,
-            rng=self._options.rng,
-            hooks=self._options.hooks,
-            proxy=self._proxy,
-        )
-        closers.append(self._downloads.aclose)
-        engine.start()
-        return engine
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        """The session for the video host: nothing of the API's in it."""
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._ssl or default_ssl()),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-        )
-
-    async def _recording(
-        self,
-        engine: Engine,
-        save_to: Path | None = None,
-        *,
-        again: Again = never,
-        namespace: str | None = None,
-        journal: Path | None = None,
-    ) -> Recording | None:
-        """Where what is submitted now is recorded: the client's journal, else one beside the output."""
-        folder = save_to.parent if save_to is not None and is_file(save_to) else save_to
-        path = journal or self._journal or (folder / FILE_NAME if folder is not None else None)
-        if path is None:
-            return None
-        return await engine.recording(path, again=again, by_content=save_to is not None, namespace=namespace)
-
-    def _new_flight(self, engine: Engine, request: VideoRequest, key: str | None) -> Flight:
-        flight = engine.new_flight(request, key)
-        flight.label = key or default_name(request)
-        return flight
-
-    async def _check_soon(self, engine: Engine, flight: Flight) -> None:
-        try:
-            recording = await self._recording(engine)
-        except KlingError as error:
-            engine.withdraw(flight, error)
-        else:
-            await engine.check_quietly(flight, recording)
-
-    async def _made(
-        self, request: VideoRequest, key: str | None, timeout: float | None, to: Path | None
-    ) -> tuple[Flight, Path | None]:
-        """*request* submitted and waited for, and its video saved."""
-        engine = self._running()
-        flight = self._new_flight(engine, request, key)
-        try:
-            async with asyncio.timeout(timeout):
-                recording = await self._recording(engine, to)
-                engine.join(flight)
-                await engine.check(flight, recording, refusal=_taken(to))
-                await engine.acknowledged(flight)
-                await TaskHandle(engine, flight).result(timeout=None)
-        except TimeoutError as error:
-            if isinstance(error, WaitTimeoutError):
-                raise
-            raise flight.waited(f"no video within {timeout:g} s") from error
-        return flight, None if to is None else await self._saved(flight, to, flight.label)
-
-    async def _saved(self, flight: Flight, to: Path, name: str | None) -> Path:
-        """The file of a flight that succeeded: the one that is there, or downloaded now."""
-        if flight.path is not None:
-            logger.info("%s: already there: %s", name, flight.path)
-            return flight.path
-        path = await self._save(flight.task, to, name)
-        await self._serving().books.stored(flight, path)
-        return path
-
-    async def _save(self, task: Task, to: Path, name: str | None) -> Path:
-        engine = self._serving()
-        assert self._downloads is not None  # made with the engine
-        async with engine.visit(DownloadError):
-            return await self._downloads.save(task, to, name=name)
-
-    async def _fresh(self, task: Task) -> Task:
-        """*task* as the provider shows it today; its kind is not written on it, so each is asked for."""
-        read = self._serving().read
-        *others, last = sorted(self.provider.endpoints, reverse=True)
-        for endpoint in others:
-            with contextlib.suppress(NotFoundError):
-                return await read(endpoint, task.task_id or "")
-        return await read(last, task.task_id or "")
+        return work
 
 
 async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".", **fields: Any) -> Path:
@@ -569,20 +424,13 @@ async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".
     """
     request = ImageToVideo(image=image, prompt=prompt, **fields)
     async with KlingClient.from_env() as kling:
-        _, path = await kling._made(request, None, 3600, _path(to))  # noqa: SLF001 - a method in all but name
+        _, path = await kling._running().make(request, None, 3600, _path(to))  # noqa: SLF001 - our own
     assert path is not None  # a place was given
     return path
 
 
 def _path(to: str | Path) -> Path:
     return Path(to).expanduser()
-
-
-def _taken(to: Path | None) -> RequestError | None:
-    """Why nothing new may be made for *to*: a file is there. Told before anything is paid."""
-    if to is not None and is_file(to) and to.exists():
-        return RequestError(f"{to} exists and is not overwritten", advice="choose another name")
-    return None
 
 
 def _proxy_for(base_url: str, env: Mapping[str, str]) -> str | None:

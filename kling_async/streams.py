@@ -12,15 +12,18 @@ import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 
-from kling_async.bookkeeping import Recording
+from kling_async.bookkeeping import Again, Recording
 from kling_async.engine import Engine
 from kling_async.flight import Flight, SlotKey
 from kling_async.protocol.errors import DownloadError, KlingError, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+
+if TYPE_CHECKING:
+    from kling_async.running import Running
 
 __all__ = ["Completion", "Completions", "Requests", "default_name"]
 
@@ -80,20 +83,17 @@ class _Item:
     ended: bool = False
 
 
-SaveVideo = Callable[[Flight, str], Awaitable[Path]]
-Record = Callable[[Engine], Awaitable[Recording | None]]
-
-
 @attrs.define(eq=False)
 class _Stream:
     """What happens behind a `Completions`, without holding it."""
 
-    engine: Engine
+    work: "Running"
     requests: Requests
     timeout: float | None
     ordered: bool
-    save: SaveVideo | None
-    record: Record
+    save_to: Path | None
+    again: Again
+    namespace: str | None
     recording: Recording | None = None
     ready: dict[int, Completion] = attrs.field(factory=dict[int, Completion])
     deadlines: list[tuple[float, int, _Item, Flight]] = attrs.field(factory=list[Any])
@@ -107,6 +107,11 @@ class _Stream:
     closed: bool = False
     failure: BaseException | None = None
     names: collections.Counter[str] = attrs.field(factory=collections.Counter[str])
+
+    @property
+    def engine(self) -> Engine:
+        """The engine at work."""
+        return self.work.engine
 
     # The reader's side
 
@@ -146,7 +151,9 @@ class _Stream:
         self.feeder = asyncio.current_task()
         slot_key: SlotKey | None = None
         try:
-            self.recording = await self.record(self.engine)
+            self.recording = await self.work.recording(
+                self.save_to, again=self.again, namespace=self.namespace
+            )
             take = _taker(self.requests)
             while not self.fed:
                 await self._room(slot_key)
@@ -188,7 +195,7 @@ class _Stream:
         flight.listen(self._listener(item))  # hears every end, also that of the check
         self.engine.join(flight)
         await self.engine.check_quietly(flight, self.recording)
-        return not flight.resumed
+        return flight.same is None and not flight.resumed
 
     def _name(self, request: VideoRequest) -> str:
         name = default_name(request)
@@ -214,9 +221,9 @@ class _Stream:
 
     def _landed(self, item: _Item, flight: Flight) -> None:
         error = flight.error
-        if error is None and self.save is not None and not self.closed:
+        if error is None and self.save_to is not None and not self.closed:
             item.ended = True
-            if not self.engine.spawn(self._save(item, flight, self.save)):
+            if not self.engine.spawn(self._save(item, flight, self.save_to)):
                 self._end(item, flight.about(DownloadError("the client was closed before the download")))
             return
         self._end(item, error, resumed=flight.resumed)
@@ -229,11 +236,11 @@ class _Stream:
             self.failure = self.failure or error
             self.stop_feeding()
 
-    async def _save(self, item: _Item, flight: Flight, save: SaveVideo) -> None:
+    async def _save(self, item: _Item, flight: Flight, folder: Path) -> None:
         names = {"key": item.key, "task_id": item.task.task_id, "token": item.token}
         try:
             resumed = flight.path is not None
-            path = await save(flight, item.key)
+            path = await self.work.saved(flight, folder, item.key)
         except KlingError as error:
             self._end(item, error.about(**names))
         except asyncio.CancelledError:
@@ -286,16 +293,17 @@ class Completions:
 
     def __init__(
         self,
-        start: Callable[[], Engine],
+        start: Callable[[], "Running"],
         requests: Requests,
         *,
         timeout: float | None,
         ordered: bool,
-        save: SaveVideo | None,
-        recording: Record,
+        save_to: Path | None,
+        again: Again,
+        namespace: str | None,
     ) -> None:
         self._start = start
-        self._arguments = (requests, timeout, ordered, save, recording)
+        self._arguments = (requests, timeout, ordered, save_to, again, namespace)
         self._stream: _Stream | None = None
         self._closed = False
 
@@ -340,9 +348,8 @@ class Completions:
 
     def _begun(self) -> _Stream:
         if self._stream is None:
-            engine = self._start()
-            stream = self._stream = _Stream(engine, *self._arguments)
-            engine.spawn(stream.feed())
+            stream = self._stream = _Stream(self._start(), *self._arguments)
+            stream.engine.spawn(stream.feed())
             weakref.finalize(self, _abandon, stream).atexit = False
         return self._stream
 

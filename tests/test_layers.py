@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "downloads": 3,
     "client": 4,
     "handles": 4,
+    "running": 4,
     "streams": 4,
     "batch": 5,
     "webhook": 5,
@@ -99,8 +100,10 @@ def test_lower_layers_do_not_import_higher_ones(path):
     "path", [path for path in FILES if layer(name_of(path) or "__init__") == 2], ids=name_of
 )
 def test_second_layer_modules_stand_alone(path):
-    """Modules of the second layer do not import each other."""
-    assert [module for module, _ in ours(path) if layer(module) == 2] == []
+    """Modules of the second layer do not import each other; a package among them is one module."""
+    own = name_of(path).partition(".")[0]
+    others = [module for module, _ in ours(path) if layer(module) == 2 and module.partition(".")[0] != own]
+    assert others == []
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "protocol"], ids=name_of)

@@ -1,14 +1,5 @@
-"""The crash-safe record of every task: one SQLite file, readable by any SQLite tool.
+"""The SQLite side of a journal: the schema, the lock, the proof that a file is ours. Called in one thread."""
 
-A row is durable before the POST it speaks of leaves, and before anyone is told what it says. Records that
-come while one commit is under way share the next: with the disk asked to be sure each time (WAL,
-synchronous=FULL) that is what makes certainty cheap. One thread of the journal's own does all SQLite work.
-
-The file belongs to one process at a time. `BEGIN EXCLUSIVE` on a second file, ``<journal>.lock``, is held
-for as long as the journal is open; every system frees it when the process dies.
-"""
-
-import asyncio
 import contextlib
 import functools
 import os
@@ -17,11 +8,10 @@ import secrets
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import attrs
 
@@ -29,18 +19,13 @@ from kling_async.protocol.errors import JournalError
 from kling_async.protocol.lifecycle import is_terminal
 from kling_async.protocol.models import TaskStatus
 
-__all__ = ["FILE_NAME", "Journal", "Record"]
-
-T = TypeVar("T")
+__all__ = ["FILE_NAME", "LIVE", "MIGRATIONS", "InUseError", "Record", "Store", "UnfitError", "open_store"]
 
 FILE_NAME = "kling-journal.sqlite"
 """What a journal beside its output is called."""
 
 APPLICATION_ID = 0x4B4C4E47
 """"KLNG": tells our file from any other SQLite file (the header's application_id)."""
-
-BATCH = 512
-"""Records a commit: beyond it the longest wait grows and the throughput does not."""
 
 CHECKPOINT_PAGES = 4000
 """Pages of the write-ahead log before it is folded into the file, 16 MB."""
@@ -153,191 +138,18 @@ _UPSERT = (
     f"ON CONFLICT (external_task_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:])}"
 )
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM tasks "  # noqa: S608 - our own column names
-_LIVE = tuple(status.value for status in TaskStatus if not is_terminal(status))
+LIVE = tuple(status.value for status in TaskStatus if not is_terminal(status))
 
 
-class _InUseError(JournalError):
+class InUseError(JournalError):
     """Another process has the journal open, or this one has it open already."""
 
 
-class _UnfitError(JournalError):
+class UnfitError(JournalError):
     """SQLite cannot store this record, however often it is tried."""
 
 
-class Journal:
-    """An open journal. Made by `open`; every method is called on the event loop that opened it."""
-
-    def __init__(self, threads: ThreadPoolExecutor, store: "_Store") -> None:
-        self.path = store.path
-        self.namespace = store.namespace
-        self._threads = threads
-        self._store = store
-        self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
-        self._pending: list[tuple[Record, asyncio.Future[None]]] = []
-        self._unwritten: dict[str, Record] = {}
-        self._puts = self._settled = 0
-        self._job: asyncio.Future[Sequence[JournalError | None]] | None = None
-        self._closing: asyncio.Task[None] | None = None
-
-    @classmethod
-    async def open(
-        cls,
-        path: Path,
-        *,
-        namespace: str | None = None,
-        now: float,
-        migrations: Sequence[str] = MIGRATIONS,
-    ) -> Self:
-        """Open the journal at *path*, or make it; of a folder, the first free one in it, or one more.
-
-        Args:
-            path: the file or folder.
-            namespace: what a new journal derives ids of items without a key from; left out, a random one.
-            now: Unix seconds, to tell others since when it is in use.
-            migrations: the steps from an empty file to this version's schema.
-
-        Raises:
-            JournalError: in use (the message says by whom), newer, damaged, no journal, or not writable.
-                The file is left as it was.
-        """
-        threads = ThreadPoolExecutor(1, thread_name_prefix="kling-async journal")
-        opened: list[_Store] = []
-
-        def opening() -> _Store:
-            opened.append(_open(path, namespace=namespace, now=now, migrations=migrations))
-            return opened[0]
-
-        def abandon() -> None:
-            for store in opened:
-                store.close()
-
-        try:
-            store = await asyncio.get_running_loop().run_in_executor(threads, opening)
-        except BaseException:
-            threads.submit(abandon)  # after `opening`, which goes on where the waiter was cancelled
-            threads.shutdown(wait=False)
-            raise
-        return cls(threads, store)
-
-    def put(self, record: Record) -> "asyncio.Future[None]":
-        """Write *record* over the row of its external_task_id; the future is done when it is durable.
-
-        The future's exception is a JournalError: the row is not on disk. Unless it is the record that SQLite
-        cannot store, it is kept and written with the next one.
-        """
-        future: asyncio.Future[None] = self._loop.create_future()
-        refusal = self._refusal()
-        if refusal is not None:
-            future.set_exception(refusal)
-            return future
-        self._puts += 1
-        self._pending.append((record, future))
-        self._write()
-        return future
-
-    async def find(self, key: str, request_hash: str) -> Record | None:
-        """The row of *key* for this request, of the latest generation; of several accounts, the latest."""
-        where = "WHERE key = ? AND request_hash = ? ORDER BY generation DESC, updated_at DESC LIMIT 1"
-        rows = await self._read(where, key, request_hash)
-        return rows[0] if rows else None
-
-    async def by_id(self, external_task_id: str) -> Record | None:
-        """The row of *external_task_id*."""
-        rows = await self._read("WHERE external_task_id = ?", external_task_id)
-        return rows[0] if rows else None
-
-    async def of_key(self, key: str) -> Sequence[Record]:
-        """Every row of *key*, whatever was asked for under it."""
-        return await self._read("WHERE key = ? ORDER BY updated_at", key)
-
-    async def live(self) -> Sequence[Record]:
-        """The rows of tasks that had not ended, the earliest first; a state of a later version is none."""
-        marks = ", ".join("?" * len(_LIVE))
-        return await self._read(f"WHERE state IN ({marks}) ORDER BY intended_at", *_LIVE)
-
-    async def all(self) -> Sequence[Record]:
-        """Every row, the earliest first."""
-        return await self._read("ORDER BY intended_at")
-
-    async def flush(self) -> None:
-        """Wait until everything put so far is durable, or known not to be."""
-        last = self._puts
-        while self._job is not None and self._settled < last:
-            await asyncio.wait([self._job])
-
-    async def aclose(self) -> None:
-        """Write what is left, fold the log into the file and free the lock.
-
-        Cancelled, it goes on; called again, it waits for the same end. In a forked child it does nothing.
-        """
-        if os.getpid() != self._pid:
-            return
-        if self._closing is None:
-            last = [self.put(record) for record in list(self._unwritten.values())]
-            self._closing = self._loop.create_task(self._close(last), name="kling-async journal closing")
-        await asyncio.shield(self._closing)
-
-    async def _close(self, last: Iterable["asyncio.Future[None]"]) -> None:
-        await asyncio.gather(*last, return_exceptions=True)
-        await self.flush()
-        await self._in_thread(self._store.close)
-        self._threads.shutdown()  # idle by now
-
-    async def _read(self, where: str, *values: Any) -> Sequence[Record]:
-        refusal = self._refusal()
-        if refusal is not None:
-            raise refusal
-        await self.flush()
-        return await self._in_thread(functools.partial(self._store.select, where, values))
-
-    def _refusal(self) -> JournalError | None:
-        """Why it cannot be used any more: in a forked child its thread is missing, and its lock not held."""
-        if os.getpid() == self._pid and self._closing is None:
-            return None
-        why = "is closed" if os.getpid() == self._pid else "belongs to the parent process"
-        return JournalError(f"the journal {self.path} {why}", advice="open a journal of this process's own")
-
-    async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await self._loop.run_in_executor(self._threads, function)
-
-    def _write(self) -> None:
-        """Start the next commit, if none is under way."""
-        if self._job is not None or not self._pending:
-            return
-        batch, self._pending = self._pending[:BATCH], self._pending[BATCH:]
-        for record, _ in batch:
-            self._unwritten.pop(record.external_task_id, None)
-        left = list(self._unwritten.values())
-        records = [*left, *(record for record, _ in batch)]
-        self._job = self._loop.run_in_executor(self._threads, self._store.write, records)
-        self._job.add_done_callback(functools.partial(self._written, records, batch))
-
-    def _written(
-        self,
-        records: Sequence[Record],
-        batch: Sequence[tuple[Record, "asyncio.Future[None]"]],
-        job: "asyncio.Future[Sequence[JournalError | None]]",
-    ) -> None:
-        self._job = None
-        self._settled += len(batch)
-        errors = job.result()
-        for record, error in zip(records, errors, strict=True):
-            if error is None or isinstance(error, _UnfitError):
-                self._unwritten.pop(record.external_task_id, None)
-            else:
-                self._unwritten[record.external_task_id] = record
-        for (_, future), error in zip(batch, errors[len(records) - len(batch) :], strict=True):
-            if future.cancelled():
-                continue
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-        self._write()
-
-
-class _Store:
+class Store:
     """The SQLite side of a journal: everything here runs in the journal's thread."""
 
     def __init__(self, path: Path, *, namespace: str | None, now: float, migrations: Sequence[str]) -> None:
@@ -367,7 +179,7 @@ class _Store:
             self._commit(records)
         except _UNFIT as error:
             if len(records) == 1:
-                return [_UnfitError(f"the journal {self.path} cannot hold {records[0].label!r}: {error}")]
+                return [UnfitError(f"the journal {self.path} cannot hold {records[0].label!r}: {error}")]
             middle = len(records) // 2
             return [*self.write(records[:middle]), *self.write(records[middle:])]
         except Exception as error:  # noqa: BLE001 - whatever it is, everyone who waits must hear of it
@@ -404,7 +216,7 @@ class _Store:
         except sqlite3.Error as error:
             lock.close()
             if _code(error) == sqlite3.SQLITE_BUSY:
-                raise _InUseError(f"the journal {self.path} is in use {self._holder()}") from error
+                raise InUseError(f"the journal {self.path} is in use {self._holder()}") from error
             raise _error(self.path, f"cannot be locked: {self.path.name}.lock {_reason(error)}") from error
         return lock
 
@@ -490,14 +302,14 @@ class _Store:
         return str(_unbound(row[0]))
 
 
-def _open(path: Path, *, namespace: str | None, now: float, migrations: Sequence[str]) -> _Store:
+def open_store(path: Path, *, namespace: str | None, now: float, migrations: Sequence[str]) -> Store:
     """The journal at *path*; of a folder, the first in it that nobody uses, or a new one."""
-    opened = functools.partial(_Store, namespace=namespace, now=now, migrations=migrations)
+    opened = functools.partial(Store, namespace=namespace, now=now, migrations=migrations)
     if not path.is_dir():
         return opened(path)
     for count in range(1, 10_000):
         name = FILE_NAME if count == 1 else FILE_NAME.replace(".", f"-{count}.", 1)
-        with contextlib.suppress(_InUseError):
+        with contextlib.suppress(InUseError):
             return opened(path / name)
     raise _error(path, "holds ten thousand journals in use")
 

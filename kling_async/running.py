@@ -1,0 +1,220 @@
+"""A client while it works in one event loop: its engine, its downloads, and where it records."""
+
+import asyncio
+import contextlib
+import logging
+import ssl as tls
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+import attrs
+
+from kling_async.api import Api
+from kling_async.bookkeeping import Again, Recording, never
+from kling_async.downloads import Downloads, is_file
+from kling_async.engine import Engine, Options
+from kling_async.flight import Flight
+from kling_async.handles import TaskHandle
+from kling_async.journal import FILE_NAME
+from kling_async.protocol.auth import Credentials, Signer
+from kling_async.protocol.errors import (
+    ConcurrencyLimitError,
+    DownloadError,
+    KlingError,
+    NotFoundError,
+    RequestError,
+    WaitTimeoutError,
+)
+from kling_async.protocol.models import Task, VideoRequest
+from kling_async.protocol.providers import Provider
+from kling_async.streams import default_name
+from kling_async.transport import AiohttpTransport, default_ssl
+from kling_async.typing import Transport, WallClock
+
+__all__ = ["Running", "Setup"]
+
+logger = logging.getLogger("kling_async")
+
+
+@attrs.frozen(kw_only=True)
+class Setup:
+    """What a client was made with; see `kling_async.KlingClient`."""
+
+    credentials: Credentials = attrs.field(repr=False)
+    provider: Provider
+    options: Options
+    journal: Path | None
+    session: aiohttp.ClientSession | None
+    transport: Transport | None
+    proxy: str | None = attrs.field(repr=False)
+    ssl: tls.SSLContext | None
+    clock: WallClock
+
+
+class Running:
+    """One client at work, from its first use in an event loop until it is closed."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        closers: list[Callable[[], Awaitable[None]]] = []
+        transport = setup.transport
+        if transport is None:
+            transport = AiohttpTransport(setup.session, setup.proxy, setup.ssl)
+            closers.append(transport.aclose)
+        api = Api(transport, Signer(setup.credentials), setup.provider, setup.clock)
+        self.engine = Engine(api, setup.options, closers)
+        self._downloads = Downloads(
+            self._open_session,
+            fresh=self._fresh,
+            in_thread=self.engine.in_thread,
+            retries=setup.options.retries,
+            rng=setup.options.rng,
+            hooks=setup.options.hooks,
+            proxy=setup.proxy,
+        )
+        closers.append(self._downloads.aclose)
+        self.engine.start()
+
+    async def recording(
+        self,
+        save_to: Path | None = None,
+        *,
+        again: Again = never,
+        namespace: str | None = None,
+    ) -> Recording | None:
+        """Where what is submitted now is recorded: the client's journal, else one beside the output.
+
+        Raises:
+            JournalError: it cannot be used.
+        """
+        folder = save_to.parent if save_to is not None and is_file(save_to) else save_to
+        path = self._setup.journal or (folder / FILE_NAME if folder is not None else None)
+        if path is None:
+            return None
+        by_content = save_to is not None
+        return await self.engine.recording(path, again=again, by_content=by_content, namespace=namespace)
+
+    def flight(self, request: VideoRequest, key: str | None) -> Flight:
+        """A new flight for *request*, in line and unchecked."""
+        flight = self.engine.new_flight(request, key)
+        flight.label = key or default_name(request)
+        self.engine.join(flight)
+        return flight
+
+    async def submit(self, request: VideoRequest, key: str | None, *, wait: bool) -> TaskHandle:
+        """See `KlingClient.submit`."""
+        flight = self.flight(request, key)
+        flight.waits = wait
+        await self._check(flight)
+        if not wait:
+            self.engine.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
+        await self.engine.acknowledged(flight)
+        return TaskHandle(self.engine, flight)
+
+    def submit_soon(self, request: VideoRequest, key: str | None) -> TaskHandle:
+        """See `KlingClient.submit_soon`."""
+        flight = self.flight(request, key)
+
+        async def check() -> None:
+            with contextlib.suppress(KlingError):  # told by the flight's own end
+                await self._check(flight)
+
+        self.engine.spawn(check())
+        return TaskHandle(self.engine, flight)
+
+    async def resubmit(self, external_task_id: str | None) -> TaskHandle:
+        """See `KlingClient.resubmit`."""
+        lost = self.engine.unresolved.get(external_task_id or "")
+        if lost is None or lost.request is None:
+            what = "this client has no such request"
+            raise RequestError(what, advice="submit the request itself, under a new key")
+        recording = None
+        if lost.journal is not None and lost.record is not None:
+            recording = Recording(lost.journal, again=lambda _key, _status: True, row=lost.record.key)
+        flight = self.flight(lost.request, lost.key)
+        flight.generation = lost.generation + 1
+        await self.engine.check(flight, recording)
+        await self.engine.acknowledged(flight)
+        return TaskHandle(self.engine, flight)
+
+    async def make(
+        self, request: VideoRequest, key: str | None, timeout: float | None, to: Path | None
+    ) -> tuple[Task, Path | None]:
+        """*request* submitted and waited for, and its video saved; see `KlingClient.run`."""
+        taken = _taken(to)
+        flight = self.flight(request, key)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._check(flight, to, taken)
+                await self.engine.acknowledged(flight)
+                await TaskHandle(self.engine, flight).result(timeout=None)
+        except TimeoutError as error:
+            if isinstance(error, WaitTimeoutError):
+                raise
+            raise flight.waited(f"no video within {timeout:g} s") from error
+        return flight.task, None if to is None else await self.saved(flight, to, flight.label)
+
+    async def saved(self, flight: Flight, to: Path, name: str | None) -> Path:
+        """The file of a flight that succeeded: the one that is there, or downloaded now.
+
+        Raises:
+            DownloadError: it could not be written.
+        """
+        if flight.path is not None:
+            logger.info("%s: already there: %s", name, flight.path)
+            return flight.path
+        path = await self.download(flight.task, to, name)
+        await self.engine.books.stored(flight, path)
+        return path
+
+    async def download(self, task: Task, to: Path, name: str | None) -> Path:
+        """See `KlingClient.download`."""
+        async with self.engine.visit(DownloadError):
+            return await self._downloads.save(task, to, name=name)
+
+    async def list_tasks(self, endpoint: str, page_size: int) -> AsyncIterator[Task]:
+        """See `KlingClient.list_tasks`."""
+        seen: set[str | None] = set()
+        for page in range(1, 1001):  # the API's last page number
+            tasks = await self.engine.page(endpoint, page, page_size)
+            for task in tasks:
+                if task.task_id not in seen:
+                    seen.add(task.task_id)
+                    yield task
+            if len(tasks) < page_size:
+                return
+
+    async def _check(
+        self, flight: Flight, to: Path | None = None, refusal: RequestError | None = None
+    ) -> None:
+        """Find where *flight* is recorded, and check it."""
+        try:
+            recording = await self.recording(to)
+        except BaseException as error:
+            self.engine.withdraw(flight, error if isinstance(error, KlingError) else None)
+            raise
+        await self.engine.check(flight, recording, refusal=refusal)
+
+    async def _fresh(self, task: Task) -> Task:
+        """*task* as the provider shows it today; its kind is not written on it, so each is asked for."""
+        *others, last = sorted(self._setup.provider.endpoints, reverse=True)
+        for endpoint in others:
+            with contextlib.suppress(NotFoundError):
+                return await self.engine.read(endpoint, task.task_id or "")
+        return await self.engine.read(last, task.task_id or "")
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """The session for the video host: nothing of the API's in it."""
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._setup.ssl or default_ssl()),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+
+def _taken(to: Path | None) -> RequestError | None:
+    """Why nothing new may be made for *to*: a file is there. Told before anything is paid."""
+    if to is not None and is_file(to) and to.exists():
+        return RequestError(f"{to} exists and is not overwritten", advice="choose another name")
+    return None
