@@ -16,11 +16,11 @@ import inspect
 import io
 import os
 import re
+import selectors
 import shlex
 import shutil
-import subprocess
-import sys
 import threading
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -30,9 +30,51 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
+from kling_async.cli.app import run
 from kling_async.simulator import Simulator, serve
 
 PHOTOS = Path(str(files("kling_async") / "photos"))
+SPEED = 10
+"""How much faster time passes in code that is shown: its first poll comes after 5 s of it."""
+
+
+class _QuickSelector(selectors.DefaultSelector):
+    """Waits for a part of the time it is told."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(timeout and timeout / SPEED)
+
+
+class _QuickLoop(asyncio.SelectorEventLoop):
+    """An event loop over real sockets whose clock runs fast."""
+
+    def __init__(self) -> None:
+        super().__init__(_QuickSelector())
+
+    def time(self) -> float:
+        return super().time() * SPEED
+
+
+def _set_quick(quick: bool) -> None:
+    """Say which loops `asyncio.run` makes: its one seam, though deprecated since Python 3.14."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+
+        class Policy(asyncio.DefaultEventLoopPolicy):
+            """Makes loops whose clock runs fast."""
+
+            def new_event_loop(self) -> asyncio.AbstractEventLoop:
+                return _QuickLoop()
+
+        asyncio.set_event_loop_policy(Policy() if quick else None)  # pyright: ignore[reportDeprecated] - see above
+
+
+@pytest.fixture(scope="module")
+def quick_time() -> Iterator[None]:
+    """Let the clock of every new event loop run fast, for one module or page."""
+    _set_quick(True)
+    yield
+    _set_quick(False)
 
 
 @contextlib.contextmanager
@@ -52,16 +94,18 @@ def _served(simulator: Simulator) -> Generator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def page(tmp_path_factory: pytest.TempPathFactory, quick_time: None) -> Iterator[Path]:
     """A folder with photos, and the environment of someone who has a key: for one page."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(PHOTOS, folder / "photos")
     for photo in ("cat.png", "rocket.jpg"):
         shutil.copy(PHOTOS / photo, folder)
-    with _served(Simulator(seconds=0.1)) as base_url, pytest.MonkeyPatch.context() as changed:
+    with _served(Simulator(seconds=0.05)) as base_url, pytest.MonkeyPatch.context() as changed:
         for name in tuple(os.environ):
             if name.startswith(("KLING", "COMETAPI", "EZMODEL")) or name.upper() == "HTTPS_PROXY":
                 changed.delenv(name)
+        for name, value in {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}.items():
+            changed.setenv(name, value)
         changed.setenv("KLING_API_KEY", "sim-key")
         changed.setenv("KLING_BASE_URL", base_url)
         changed.chdir(folder)
@@ -97,26 +141,21 @@ def _sorted_lines(text: str) -> str:
     return "".join(sorted(f"{line.strip()}\n" for line in text.splitlines() if line.strip()))
 
 
-def run_command(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run the command ``kling-async`` with *arguments*, as it prints into a pipe of 100 columns."""
-    return subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "kling_async", *arguments],
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def run_command(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Run the command ``kling-async`` with *arguments* here; returns its exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(arguments)
+    return code, out.getvalue(), err.getvalue()
 
 
 def _evaluate_console(example: Example) -> str | None:
     for part in re.split(r"^\$ kling-async ", example.parsed, flags=re.MULTILINE)[1:]:
         command, _, wanted = part.partition("\n")
-        arguments = shlex.split(command)
-        done = run_command(arguments)
-        if done.returncode != 0:
-            return f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-        if wanted.strip() and (difference := _difference(wanted, done.stdout)):
+        code, out, err = run_command(shlex.split(command))
+        if code != 0:
+            return f"{command} ended with {code}:\n{out}{err}"
+        if wanted.strip() and (difference := _difference(wanted, out)):
             return difference
     return None
 
@@ -128,10 +167,10 @@ def _evaluate_shell(example: Example) -> str | None:
     text = re.sub(r"[\\`^]\n\s*", " ", example.parsed)
     for line in _COMMAND.findall(text):
         command, *arguments = shlex.split(line, comments=True)
-        done = run_command([command, "--help"])
-        if done.returncode != 0:
-            return f"there is no command {command}:\n{done.stderr}"
-        known = set(re.findall(r"--?[a-z][a-z-]*", done.stdout))
+        code, out, err = run_command([command, "--help"])
+        if code != 0:
+            return f"there is no command {command}:\n{err}"
+        known = set(re.findall(r"--?[a-z][a-z-]*", out))
         options = [word.split("=")[0] for word in arguments if word.startswith("-")]
         if unknown := [option for option in options if option not in known]:
             return f"{command} has no {' '.join(unknown)}"

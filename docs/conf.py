@@ -21,6 +21,8 @@ myst_substitutions = {
     "states": tables.states(),
     "providers": tables.providers(),
     "faults": tables.faults(),
+    "fault_matrix": tables.fault_matrix(),
+    "journal": tables.journal(),
 }
 html_theme = "furo"
 html_title = "kling-async"

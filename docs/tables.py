@@ -1,10 +1,16 @@
 """Tables of the reference, made of the code they describe."""
 
+import contextlib
 import os
+import re
+import runpy
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from kling_async.journal import MIGRATIONS, Record
 from kling_async.protocol import errors as tree
 from kling_async.protocol.errors import KlingError
 from kling_async.protocol.lifecycle import STATES
@@ -68,7 +74,7 @@ def retryable() -> str:
 def _again(error: KlingError, *, creating: bool) -> str:
     if tree.is_retryable(error, creating=creating):
         return "tried again"
-    return "lost, never sent again" if creating and error.outcome is tree.Outcome.MAY_EXIST else "raised"
+    return "looked up first" if creating and error.outcome is tree.Outcome.MAY_EXIST else "raised"
 
 
 def states() -> str:
@@ -120,6 +126,36 @@ def faults() -> str:
                 ", ".join(f"`{each}`" for each in kind.parameters) or "-",
             ]
             for name, kind in FAULTS.items()
+        ),
+    )
+
+
+def journal() -> str:
+    """A row of the journal: each column as the schema has it, and what it means."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript("".join(MIGRATIONS))
+        columns = database.execute("PRAGMA table_info(tasks)").fetchall()
+    meanings = dict(re.findall(r"^ +(\w+): (.+?)\.$", Record.__doc__ or "", re.MULTILINE | re.DOTALL))
+    return _table(
+        ["column", "type", "means"],
+        (
+            [f"`{name}`", kind if needed else f"{kind} or NULL", " ".join(meanings[name].split())]
+            for _, name, kind, needed, *_ in columns
+        ),
+    )
+
+
+_FAULTS = Path(__file__).parent.parent / "tests" / "integration" / "fault_table.py"
+
+
+def fault_matrix() -> str:
+    """What becomes of each operation when something breaks: the table that the test of faults holds true."""
+    told = runpy.run_path(str(_FAULTS))
+    return _table(
+        ["what breaks", "create", "create, no look-up", "query", "list", "download"],
+        (
+            [row.what, *(str(row.ends.get(operation, "-")) for operation in told["OPERATIONS"])]
+            for row in told["ROWS"]
         ),
     )
 

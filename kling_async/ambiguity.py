@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from kling_async.api import Api
 from kling_async.flight import Flight, Keeper
-from kling_async.protocol.errors import KlingError, NotFoundError, Outcome, ResponseLostError, is_retryable
+from kling_async.protocol.errors import KlingError, NotFoundError, Outcome, ResponseLostError
 from kling_async.protocol.models import Task, TaskStatus
-from kling_async.retries import Retries
+from kling_async.retries import Retries, retrying
 
 __all__ = ["Resolver"]
 
@@ -55,6 +55,7 @@ class Resolver:
         self._keeper = keeper
         self._resend = resend
         self._known = known
+        self._proof = retrying(api.task, retries, creating=False, rng=rng)
         self._proven = False
         self._rng = rng
 
@@ -67,16 +68,18 @@ class Resolver:
             self._may_exist(flight, cause)
 
     async def found(self, flight: Flight) -> Task | None:
-        """Look *flight* up once by its external_task_id; None: the provider knows no such task."""
+        """Look *flight* up by its external_task_id until there is an answer; None: there is no such task."""
         for attempt in itertools.count():
             try:
                 return await self._api.task(flight.endpoint, flight.judged.external_task_id or "")
             except NotFoundError:
                 return None
             except KlingError as error:
-                if not is_retryable(error, creating=False):
+                if self._api.stops_account(error):
                     self._keeper.observe(flight, flight.judged, flight.about(error))
-            await asyncio.sleep(min(2.0 ** min(attempt, 6), LONGEST_WAIT) * self._rng.uniform(0.8, 1.2))
+                hint = getattr(error, "retry_after", None) or 0.0
+            wait = min(2.0 ** min(attempt, 6), LONGEST_WAIT) * self._rng.uniform(0.8, 1.2)
+            await asyncio.sleep(max(wait, hint))
         return None
 
     async def can_look_up(self) -> bool:
@@ -88,7 +91,7 @@ class Resolver:
             return False
         endpoint, task = known
         try:
-            seen = await self._api.task(endpoint, task.external_task_id or "")
+            seen = await self._proof(endpoint, task.external_task_id or "")
         except KlingError:
             return False
         self._proven = seen.task_id is not None and seen.task_id == task.task_id
@@ -98,10 +101,14 @@ class Resolver:
         if not await self.can_look_up():
             self._may_exist(flight, cause)
             return
+        loop = asyncio.get_running_loop()
+        over = loop.time() + self._left(flight)
         wait = self._quarantine / FIRST_SHARE
         while True:
-            left = self._left(flight)
+            left = over - loop.time()
             seen = await self.found(flight)
+            if flight.acknowledged_at is not None:
+                return  # other news was faster
             if seen is not None:
                 self._keeper.acknowledge(flight, seen)
                 return
@@ -117,7 +124,10 @@ class Resolver:
             self._resend(flight)
 
     def _left(self, flight: Flight) -> float:
-        """Seconds of quarantine left, by the wall clock: it must outlive the process."""
+        """Seconds of quarantine left, by the wall clock, which alone outlives the process.
+
+        It is read once: a clock that is set meanwhile neither shortens nor lengthens the quarantine.
+        """
         now = self._api.clock()
         age = max(0.0, now - (now if flight.sent_at is None else flight.sent_at))
         return self._quarantine - age

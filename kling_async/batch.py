@@ -1,23 +1,26 @@
 """A folder, a manifest or a stream of lines -> requests with their keys, all checked before any is submitted.
 
-What comes out goes into ``client.completions``. Nothing here prints, and nothing here needs an event loop: it
-reads files, so an async service calls `read_source` in a thread.
+What comes out goes into ``client.completions``; `compare` tells what a journal holds of it from an earlier
+run. Nothing here prints, and nothing here needs an event loop: it reads files, so an async service calls
+`read_source` in a thread.
 """
 
+import collections
 import csv
 import difflib
 import io
 import json
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
 import attrs
 
 from kling_async import bodies
-from kling_async.protocol import wire
+from kling_async.journal import Record
+from kling_async.protocol import identity, wire
 from kling_async.protocol.converter import request_from
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import classify
@@ -25,7 +28,7 @@ from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRe
 from kling_async.protocol.providers import Provider
 from kling_async.streams import default_name
 
-__all__ = ["read_source"]
+__all__ = ["Earlier", "Item", "compare", "read_source"]
 
 _PICTURES: Final = (".jpg", ".jpeg", ".png")
 _FIELDS: Final[Mapping[str, Any]] = {
@@ -35,13 +38,76 @@ _LONGEST_KEY: Final = 500
 """Characters: a key becomes a file's name and part of a token."""
 
 
+@attrs.frozen
+class Item:
+    """One request of a source.
+
+    Attributes:
+        key: the caller's name for it, where one was given.
+        name: what reports and files call it: the key, else its first picture's name, with ``-2``, ``-3``
+            where several pictures are called alike.
+        request: the request.
+        request_hash: what it asks for, see `identity.request_hash`.
+    """
+
+    key: str | None
+    name: str
+    request: VideoRequest
+    request_hash: str
+
+    @property
+    def submission(self) -> VideoRequest | tuple[str, VideoRequest]:
+        """What a stream takes: without a key it is recognised by content and ordinal."""
+        return self.request if self.key is None else (self.key, self.request)
+
+
+@attrs.frozen
+class Earlier:
+    """What a journal holds of the items of a run that is about to begin.
+
+    Attributes:
+        rows: of each item, in their order; None: it was never to be submitted.
+        changed: names of items whose name an earlier run had for another request.
+        unlisted: rows of what is not asked for any more.
+    """
+
+    rows: tuple[Record | None, ...]
+    changed: frozenset[str]
+    unlisted: tuple[Record, ...]
+
+
+def compare(items: Sequence[Item], records: Iterable[Record]) -> Earlier:
+    """What *records* tell of *items*, by the rule that the client recognises them by.
+
+    Args:
+        items: of this run.
+        records: every row of the journal; of several generations the latest counts.
+    """
+    known: dict[tuple[str, str], Record] = {}
+    for record in sorted(records, key=lambda each: (each.generation, each.updated_at)):
+        known[record.key, record.request_hash] = record
+    equals = collections.Counter[str]()
+    rows: list[Record | None] = []
+    for item in items:
+        equals[item.request_hash] += item.key is None
+        name = item.key or f"{item.request_hash}#{equals[item.request_hash]}"
+        rows.append(known.pop((name, item.request_hash), None))
+    former = {(record.named, record.label) for record in known.values()}
+    changed = (
+        item.name
+        for item, row in zip(items, rows, strict=True)
+        if row is None and (item.key is not None, item.name) in former
+    )
+    return Earlier(tuple(rows), frozenset(changed), tuple(known.values()))
+
+
 def read_source(
     source: str | Path | IO[bytes],
     *,
     defaults: Mapping[str, Any] | None = None,
     provider: Provider | None = None,
-) -> list[tuple[str, VideoRequest]]:
-    """The requests that *source* holds, each with its key, in their order. Blocking: for a thread.
+) -> list[Item]:
+    """The requests that *source* holds, in their order. Blocking: for a thread.
 
     - A folder: its JPEG and PNG files by name, not those of folders in it and no hidden ones. The prompt is
       the text of a ``.txt`` file of the picture's name, else the default's.
@@ -49,8 +115,8 @@ def read_source(
       it are relative to it. A null or an empty cell is not given; in CSV, objects and lists are JSON text.
     - An open binary file: JSON lines; paths are relative to the working directory.
 
-    A row without ``key`` is named by its picture, with ``-2``, ``-3`` where that is taken. Give keys where a
-    manifest is to be edited and run again: the same key and request is the same paid task.
+    A row without ``key`` is called by its picture and recognised by its content: the same row is the same
+    paid task also when the file is renamed or the rows come in another order.
 
     Args:
         source: the path, or the open file.
@@ -70,7 +136,7 @@ def read_source(
         raise RequestError(problems=problems)
     if not items:
         raise RequestError(f"{name} holds nothing to animate", advice="")
-    return _named(items)
+    return items
 
 
 @attrs.frozen
@@ -225,9 +291,10 @@ def _no_utf8(place: str, error: UnicodeDecodeError) -> Problem:
 
 def _items(
     rows: Iterable[_Row], defaults: Mapping[str, Any], provider: Provider | None, problems: list[Problem]
-) -> Iterator[tuple[str | None, VideoRequest]]:
-    """The rows' requests with the keys that were given; what is wrong with the others goes to *problems*."""
+) -> Iterator[Item]:
+    """The rows' requests, each with its name; what is wrong with the others goes to *problems*."""
     seen: dict[tuple[str, str], str] = {}
+    names = collections.Counter[str]()
     common = _located(defaults, Path())
     for row in rows:
         own = {name: value for name, value in row.fields.items() if value is not None}
@@ -241,7 +308,7 @@ def _items(
         except RequestError as error:
             found += (_at(row, problem) for problem in error.problems or [Problem("", error.what)])
         else:
-            yield key, request
+            yield Item(key, key or _name(request, names), request, identity.request_hash(request, images))
         problems += found
 
 
@@ -301,15 +368,8 @@ def _picture(value: Any, base: Path) -> Any:
     return path(meant) if isinstance(meant, Path) else value
 
 
-def _named(items: list[tuple[str | None, VideoRequest]]) -> list[tuple[str, VideoRequest]]:
-    """The items with a key each, unlike any other also where upper and lower case are the same."""
-    taken = {key.casefold() for key, _ in items if key is not None}
-    named: list[tuple[str, VideoRequest]] = []
-    for given, request in items:
-        key, count = given or default_name(request), 1
-        while given is None and key.casefold() in taken:
-            count += 1
-            key = f"{default_name(request)}-{count}"
-        taken.add(key.casefold())
-        named.append((key, request))
-    return named
+def _name(request: VideoRequest, names: collections.Counter[str]) -> str:
+    """What a stream calls *request* too, which has no key; *names* counts those before it."""
+    name = default_name(request)
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}-{names[name]}"

@@ -15,7 +15,7 @@ from kling_async import records
 from kling_async.flight import Flight
 from kling_async.journal import Journal, Record
 from kling_async.protocol import identity
-from kling_async.protocol.errors import JournalError, KlingError, Outcome
+from kling_async.protocol.errors import KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.providers import Provider
@@ -223,9 +223,7 @@ class Books:
 
         def done(future: "asyncio.Future[None]") -> None:
             flight.writes -= 1
-            error = None if future.cancelled() else future.exception()
-            if error is not None:
-                logger.error("%s is not in the journal yet: %s", record.label, error)
+            _complain(record, future)
             if flight.writes == 0:
                 written(flight)
 
@@ -243,19 +241,17 @@ class Books:
         flight.record = attrs.evolve(
             flight.record, download="stored", path=kept, size=size, updated_at=self._clock()
         )
-        try:
-            await flight.journal.put(flight.record)
-        except JournalError as error:
-            logger.error("%s is not in the journal yet: %s", flight.record.label, error)
+        future = flight.journal.put(flight.record)
+        await asyncio.wait([future])
+        _complain(flight.record, future)
 
     def _recalled(self, flight: Flight, known: Record, again: Again) -> bool:
         """Give *flight* what *known* tells of it; False: it is to be submitted all the same."""
         status = TaskStatus(known.state)
         if status is TaskStatus.REFUSED or (status in _ASKED_AGAIN and again(known.label, status)):
             return False
-        flight.record = known
         flight.resumed = True
-        flight.judged = records.task_of(known)
+        self._recall(flight, known)
         error = records.error_of(known)
         if known.account != self._account and status is not TaskStatus.SUCCEED:
             error = KlingError(
@@ -263,7 +259,9 @@ class Books:
                 outcome=Outcome.MAY_EXIST,
                 advice="run it with that key to pick it up",
             )
-        flight.error = None if error is None else flight.about(error)
+        elif status is TaskStatus.GIVEN_UP:  # asked for once more: it may have ended since
+            flight.judged, error = attrs.evolve(flight.judged, status=TaskStatus.SUBMITTED), None
+        flight.error = error
         if known.download == "stored" and known.path is not None and flight.journal is not None:
             path = flight.journal.path.parent / known.path
             if path.is_file() and path.stat().st_size == known.size:
@@ -272,23 +270,33 @@ class Books:
 
     def _left(self, record: Record, journal: Journal, order: int) -> Flight:
         """The flight of a row whose task had not ended."""
-        now = self._clock()
-        sent_at = record.body_sent_at
-        if record.state == TaskStatus.INTENDED or sent_at is None:
-            sent_at = now  # its POST may have left as late as that run's last moment
-        return Flight(
+        flight = Flight(
             order=order,
             key=record.label,
             endpoint=record.endpoint,
             slot_key=(record.endpoint, record.model_name),
             task=Task(None, record.external_task_id, TaskStatus.INTENDED),
-            judged=records.task_of(record),
             token="",
             journal=journal,
-            record=record,
-            sent_at=sent_at,
-            age=max(0.0, now - (record.acknowledged_at or now)),
         )
+        self._recall(flight, record)
+        return flight
+
+    def _recall(self, flight: Flight, record: Record) -> None:
+        """Give *flight* what its row tells of the task and of its times."""
+        now = self._clock()
+        flight.record, flight.sent_at = record, record.body_sent_at
+        if record.state == TaskStatus.INTENDED:
+            flight.sent_at = now  # its POST may have left as late as that run's last moment
+        flight.judged = records.task_of(record)
+        flight.age = max(0.0, now - (record.acknowledged_at or now))
+
+
+def _complain(record: Record, written: "asyncio.Future[None]") -> None:
+    """Say that *record* is kept in memory, if it was not *written*."""
+    error = None if written.cancelled() else written.exception()
+    if error is not None:
+        logger.error("%s is not in the journal yet: %s", record.label, error)
 
 
 def _absolute(path: Path) -> Path:

@@ -389,11 +389,11 @@ class KlingClient:
     def _running(self) -> Running:
         """The client at work in this event loop, begun on first use."""
         loop = asyncio.get_running_loop()
-        engine = None if self._work is None else self._work.engine
-        if engine is not None and engine.loop is not loop and engine.running and not engine.loop.is_closed():
+        crew = None if self._work is None else self._work.engine.crew
+        if crew is not None and crew.loop is not loop and crew.running and not crew.loop.is_closed():
             raise ConfigurationError("the client is at work in another event loop: give each loop its own")
-        if self._work is None or engine is None or engine.loop is not loop or not engine.running:
-            if engine is not None and engine.loop is loop and not engine.ended:
+        if self._work is None or crew is None or crew.loop is not loop or not crew.running:
+            if crew is not None and crew.loop is loop and not crew.ended:
                 raise ConfigurationError("the client is being closed")
             self._work = Running(self._setup)
         return self._work
@@ -401,7 +401,7 @@ class KlingClient:
     def _serving(self) -> Running:
         """The client for tasks there are: also one that is being closed finishes their downloads."""
         work = self._work
-        if work is None or work.engine.ended or work.engine.loop is not asyncio.get_running_loop():
+        if work is None or work.engine.crew.ended or work.engine.crew.loop is not asyncio.get_running_loop():
             return self._running()
         return work
 

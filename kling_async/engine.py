@@ -1,8 +1,7 @@
 """Owns every POST and every poll of one client in one event loop, and all that is known of its tasks.
 
-Everything runs in one task group inside one task of the engine, so that no caller's cancellation reaches a
-POST, no exception group leaves the package, and a bug of ours ends every waiter with one `EngineError`
-instead of a hang. News of a task comes through one door, `Engine.observe`, whoever brings it.
+All of it is run by a `Crew`, so that no caller's cancellation reaches a POST. News of a task comes through one
+door, `Engine.observe`, whoever brings it.
 """
 
 import asyncio
@@ -10,10 +9,8 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -21,11 +18,12 @@ import attrs
 from kling_async import bodies
 from kling_async.api import Api
 from kling_async.bookkeeping import Again, Books, Recording, never
+from kling_async.crew import Crew
 from kling_async.flight import Flight
 from kling_async.instrumentation import Completed, Hooks
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, lifecycle, wire
-from kling_async.protocol.errors import EngineError, KlingError, RequestError
+from kling_async.protocol.errors import KlingError, Outcome, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries, retrying
@@ -33,7 +31,6 @@ from kling_async.submission import Submission
 
 __all__ = ["Engine", "Options"]
 
-T = TypeVar("T")
 logger = logging.getLogger("kling_async")
 
 
@@ -51,10 +48,6 @@ class Options:
     rng: random.Random
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: it ends the task group
-    """Raised inside the task group to end it."""
-
-
 class Engine:
     """One client at work in one event loop, from `start` to `stop`.
 
@@ -62,6 +55,10 @@ class Engine:
         api: the provider's calls.
         options: how to work.
         closers: close what was opened for this engine; called at its end.
+
+    Attributes:
+        crew: runs what it does, and what others do for it.
+        unresolved: what may exist and only the caller can decide to submit anew, by external_task_id.
     """
 
     def __init__(
@@ -69,8 +66,7 @@ class Engine:
     ) -> None:
         self.api = api
         self._closers = closers
-        self.loop = asyncio.get_running_loop()
-        self.closing = False
+        self.crew = Crew(self._ending, self._ended, self._close)
         self._options = options
         self._hooks = options.hooks
         self._order = itertools.count()
@@ -78,32 +74,21 @@ class Engine:
         self._named: dict[str, Flight] = {}
         self.unresolved: dict[str, Flight] = {}
         self._known: tuple[str, Task] | None = None
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="kling-async")
-        self._jobs: set[asyncio.Future[Any]] = set()
-        self._visits: set[asyncio.Timeout] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
-        self._backlog: list[Coroutine[Any, Any, None]] = []
-        self._group: asyncio.TaskGroup | None = None
-        self._inside: set[asyncio.Task[None]] = set()
-        self._halt = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._main: asyncio.Task[None] | None = None
-        self._bug: BaseException | None = None
         self.succeeded = self.failed = 0
         self.books = Books(
             account=options.account,
             secret=options.secret,
             provider=api.provider,
             clock=api.clock,
-            in_thread=self.in_thread,
+            in_thread=self.crew.in_thread,
             random_id=lambda: f"{options.rng.getrandbits(128):x}",
         )
         self.submission = Submission(
             api,
-            json_body=lambda document: bodies.json_body(document, self.in_thread),
-            spawn=self.spawn,
+            json_body=lambda document: bodies.json_body(document, self.crew.in_thread),
+            spawn=self.crew.spawn,
             keeper=self,
             patience=options.polling.give_up,
             known=lambda: self._known,
@@ -121,91 +106,22 @@ class Engine:
             api.page, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
         )
 
-    # Running
+    # From start to end
 
     def start(self) -> None:
-        """Begin to work, in a task of the engine's own."""
-        self._main = self.loop.create_task(self._run(), name="kling-async engine")
-        self._main.add_done_callback(self._drop_backlog)  # cancelled before it began, it has run nothing
-
-    @property
-    def running(self) -> bool:
-        """Whether it can take requests."""
-        return not self.closing and not self.ended
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has closed everything, or never began."""
-        return self._main is None or self._main.done()
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
-        """Run *coroutine* in the task group; an exception it lets out is a bug and ends the engine.
-
-        Returns:
-            False: the engine has ended, nothing is run.
-        """
-        if self._halt.is_set():
-            coroutine.close()
-            return False
-        if self._group is None:
-            self._backlog.append(coroutine)
-        else:
-            task = self._group.create_task(self._guarded(coroutine))
-            self._inside.add(task)
-            task.add_done_callback(self._inside.discard)
-            task.add_done_callback(lambda _: coroutine.close())  # where it was cancelled before it began
-        return True
-
-    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Keep a bug from aborting the group by itself: what that cancels would begin new work in it."""
-        try:
-            await coroutine
-        except Exception as bug:
-            if self._bug is None:
-                self._bug = bug
-                logger.exception("the engine failed")
-            self._end()
-
-    @contextlib.asynccontextmanager
-    async def visit(self, closed: type[KlingError] = KlingError) -> AsyncGenerator[None]:
-        """What a caller's own task does here with transport or threads: it ends when the client is closed.
-
-        Raises:
-            KlingError: of the class *closed*: the client was closed, before or meanwhile.
-        """
-        if self._halt.is_set():
-            raise closed("the client was closed")
-        visit = asyncio.timeout(None)
-        try:
-            async with visit:
-                self._visits.add(visit)
-                self._empty.clear()
-                try:
-                    yield
-                finally:
-                    self._visits.discard(visit)
-                    if not self._visits:
-                        self._empty.set()
-        except TimeoutError as error:
-            if not visit.expired():
-                raise
-            raise closed("the client was closed") from error
-
-    async def in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a blocking *function* in a thread of the engine's own; once begun it comes to its end."""
-        job = self.loop.run_in_executor(self._threads, function, *arguments)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return await asyncio.shield(job)
+        """Begin to work."""
+        for _ in range(self._options.polling.pollers):
+            self.crew.spawn(self.pollers.work())
+        self.crew.start()
 
     async def read(self, endpoint: str, task_id: str) -> Task:
         """Read one task, for a caller."""
-        async with self.visit():
+        async with self.crew.visit():
             return await self._read(endpoint, task_id)
 
     async def page(self, endpoint: str, page: int, page_size: int) -> Sequence[Task]:
         """Read one page of the list of tasks, for a caller."""
-        async with self.visit():
+        async with self.crew.visit():
             return await self._page(endpoint, page, page_size)
 
     async def stop(self, drain: float) -> list[Flight]:
@@ -213,11 +129,9 @@ class Engine:
 
         A POST that is out is waited for, whatever *drain* says: its answer is worth a task.
         """
-        if self._main is None:
-            return []
-        self.closing = True
+        self.crew.closing = True
         try:
-            if not self._main.done():
+            if not self.crew.ended:
                 self.submission.stop(lambda: KlingError("the client was closed before it was submitted"))
                 await self.submission.quiet()
                 if drain > 0:
@@ -225,61 +139,27 @@ class Engine:
                         async with asyncio.timeout(drain):
                             await self._idle.wait()
                             await asyncio.sleep(0)  # the download of the last begins
-                            await self._empty.wait()
+                            await self.crew.unvisited.wait()
         finally:
             left = list(self._live.values())
-            self._end()
-            if asyncio.current_task() not in self._inside:  # else the caller's iterable would await itself
-                await _finish(self._main)
+            await self.crew.finish()
         return left
 
-    async def _run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                for _ in range(self._options.polling.pollers):
-                    self.spawn(self.pollers.work())
-                backlog, self._backlog = self._backlog, []
-                for coroutine in backlog:
-                    self.spawn(coroutine)
-                try:
-                    await self._halt.wait()
-                finally:
-                    self._end()
-                raise _Stopped
-        except* _Stopped:
-            pass
-        finally:
-            await self._close()
-
-    def _end(self) -> None:
-        """Begin nothing more; `_run` stops what is under way."""
-        self.closing = True
-        self._halt.set()
+    def _ending(self) -> None:
         what = "the client was closed before it was submitted"
-        self.submission.stop(lambda: self.bug_or(KlingError(what)))
+        self.submission.stop(lambda: self.crew.bug_or(KlingError(what)))
 
-    async def _close(self) -> None:
-        """Nothing of ours runs any more: end every wait, then close what was opened."""
+    def _ended(self) -> None:
+        """Nothing of ours runs any more: end every wait."""
         self.pollers.stop()
         for flight in list(self._live.values()):
             farewell = flight.waited("the client was closed, the task goes on")
-            flight.error = flight.about(self.bug_or(farewell))
+            flight.error = flight.about(self.crew.bug_or(farewell))
             flight.announce()
-        try:
-            for visit in self._visits:
-                visit.reschedule(self.loop.time())
-            await self._empty.wait()
-            if self._jobs:
-                await asyncio.wait(self._jobs)
-        finally:
-            self._threads.shutdown()
-            for close in (self.books.aclose, *self._closers):
-                await close()
 
-    def _drop_backlog(self, _: "asyncio.Task[None]") -> None:
-        for coroutine in self._backlog:
-            coroutine.close()
+    async def _close(self) -> None:
+        for close in (self.books.aclose, *self._closers):
+            await close()
 
     # Tasks
 
@@ -290,8 +170,8 @@ class Engine:
 
     def new_flight(self, request: VideoRequest, key: str | None) -> Flight:
         """A flight for *request*, not yet in line."""
-        if self.closing:
-            raise self.bug_or(KlingError("the client is closed"))
+        if self.crew.closing:
+            raise self.crew.bug_or(KlingError("the client is closed"))
         if not isinstance(key, str | None):
             raise RequestError(f"key must be text, not {type(key).__name__}")
         endpoint = request.endpoint
@@ -331,13 +211,16 @@ class Engine:
         request = flight.request
         assert request is not None  # attached tasks are not checked
         try:
-            resolved = await self.in_thread(bodies.resolve, request)
-            await self.books.recognise(flight, dict(resolved.images), recording)
+            async with self.crew.visit():
+                resolved = await self.crew.in_thread(bodies.resolve, request)
+                await self.books.recognise(flight, dict(resolved.images), recording)
             external_task_id = flight.judged.external_task_id or ""
             prepared = wire.create(
                 request, self.api.provider, resolved.images, external_task_id=external_task_id
             )
             flight.token = self._token(flight)
+            if flight.error is not None:
+                flight.about(flight.error)
             if refusal is not None and not flight.resumed:
                 raise refusal
         except BaseException as error:
@@ -352,8 +235,13 @@ class Engine:
             if same.request is None:
                 same.request, same.prepared = request, prepared
             self._mirror(flight, same)
-        elif flight.resumed:
+        elif flight.resumed and (flight.ended or flight.error is not None):
             self._end_resumed(flight)
+        elif flight.resumed:
+            flight.prepared = prepared
+            self.submission.withdraw(flight)
+            self._take_up(flight)
+            self.submission.dispatch(flight.slot_key)
         else:
             self._named[external_task_id] = flight
             flight.task = flight.judged
@@ -410,6 +298,7 @@ class Engine:
         """An earlier run brought *flight* to its end: it leaves the line and is over, without a call."""
         self.submission.withdraw(flight)
         del self._live[flight.order]
+        self._keep_unresolved(flight)
         flight.task = flight.judged
         flight.announce()
         self.submission.dispatch(flight.slot_key)
@@ -427,32 +316,38 @@ class Engine:
         Raises:
             JournalError: it cannot be opened.
         """
-        return await self.books.open(
-            path,
-            again=again,
-            by_content=by_content,
-            namespace=namespace,
-            orders=self._order,
-            pick_up=self._pick_up,
-        )
+        async with self.crew.visit():
+            return await self.books.open(
+                path,
+                again=again,
+                by_content=by_content,
+                namespace=namespace,
+                orders=self._order,
+                pick_up=self._pick_up,
+            )
 
     def _pick_up(self, flights: Sequence[Flight]) -> None:
-        """Resolve what an earlier run intended, poll what runs; both take slots before anything new."""
+        """Go on with what an earlier run left unfinished; it takes slots before anything new."""
         for flight in flights:
-            name = flight.judged.external_task_id or ""
-            if name in self._named:
-                continue
-            flight.token = self._token(flight)
-            self._live[flight.order] = self._named[name] = flight
-            self._idle.clear()
-            if flight.judged.status in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS):
-                self.observe(flight, Task(None, name, TaskStatus.AMBIGUOUS))
-                self.submission.resolve(flight, KlingError("the run that submitted it was interrupted"))
-            else:
-                flight.task = flight.judged
-                flight.acknowledged_at = self.loop.time() - flight.age
-                self.submission.hold(flight)
-                self.pollers.watch(flight)
+            if not self.crew.halted and flight.judged.external_task_id not in self._named:
+                self._take_up(flight)
+
+    def _take_up(self, flight: Flight) -> None:
+        """Resolve what an earlier run only intended, poll what it submitted."""
+        name = flight.judged.external_task_id or ""
+        flight.resumed = False  # from now on its news is this run's
+        flight.token = self._token(flight)
+        self._live[flight.order] = self._named[name] = flight
+        self._idle.clear()
+        if flight.judged.status in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS):
+            self.observe(flight, Task(None, name, TaskStatus.AMBIGUOUS))
+            self.submission.resolve(flight, KlingError("the run that submitted it was interrupted"))
+        else:
+            flight.task = flight.judged
+            flight.acknowledged_at = self.crew.loop.time() - flight.age
+            self.submission.hold(flight)
+            self.pollers.watch(flight)
+            flight.announce()
 
     def attach(self, token: identity.Token) -> Flight:
         """The flight of *token*: the one there is, or a new one that is polled from now on."""
@@ -467,7 +362,7 @@ class Engine:
             slot_key=(token.endpoint, ""),
             task=task,
             token=token.text,
-            acknowledged_at=self.loop.time(),
+            acknowledged_at=self.crew.loop.time(),
         )
         self._live[flight.order] = self._named[name] = flight
         self._idle.clear()
@@ -476,32 +371,41 @@ class Engine:
         return flight
 
     def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
-        """Judge what was *seen* of a task, act on it, record and announce it: the one door for news."""
+        """Judge what was *seen* of a task, act on it, record and announce it: the one door for news.
+
+        The first that proves the task to exist acknowledges it, whoever brings it: from then on it is polled.
+        """
         flight = flight.same or flight
         before = flight.judged
         if lifecycle.is_terminal(before.status):
             return
         flight.judged = judged = lifecycle.observe(before, seen)
         flight.error = error
+        if error is not None and not flight.ended:  # a refused question: what it says of money is the task's
+            error.outcome = lifecycle.STATES[judged.status].outcome
         if judged.task_id is not before.task_id:
             flight.token = self._token(flight)
         if judged.status is TaskStatus.UNKNOWN is not before.status:
             logger.warning("task %s has a status nobody documents; polling goes on", judged.task_id)
+        proven = lifecycle.STATES[judged.status].outcome is Outcome.CREATED and flight.acknowledged_at is None
+        if proven:
+            flight.acknowledged_at = self.crew.loop.time()
+            self.submission.settle(flight)
         if flight.ended:
             self._land(flight)
+        elif proven:
+            self.pollers.watch(flight)
         if flight.record is not None and _is_news(before, judged):
             self.books.put(flight, self._publish)
         elif flight.writes == 0:
             self._publish(flight)
 
     def acknowledge(self, flight: Flight, seen: Task) -> None:
-        """Kling has the task: it is polled from now on."""
-        flight.acknowledged_at = self.loop.time()
+        """Kling has told us of the task under the name that we gave it; see `observe`."""
+        seen = attrs.evolve(seen, external_task_id=flight.judged.external_task_id)
         if seen.task_id is not None:
-            self._known = flight.endpoint, attrs.evolve(seen, external_task_id=flight.judged.external_task_id)
-        self.observe(flight, attrs.evolve(seen, external_task_id=flight.judged.external_task_id))
-        if not flight.ended:
-            self.pollers.watch(flight)
+            self._known = flight.endpoint, seen
+        self.observe(flight, seen)
 
     async def intend(self, flight: Flight) -> None:
         """Make durable that the POST of *flight* is about to leave; see `Books.intend`."""
@@ -531,10 +435,15 @@ class Engine:
             self.failed += 1
         flight.prepared = None
         self.pollers.forget(flight)
-        if task.status is TaskStatus.MAY_EXIST and task.external_task_id is not None:
-            self.unresolved[task.external_task_id] = flight
+        self._keep_unresolved(flight)
         del self._live[flight.order]
         self.submission.release(flight)
+
+    def _keep_unresolved(self, flight: Flight) -> None:
+        """Keep what only the caller can decide to submit anew."""
+        name = flight.judged.external_task_id
+        if flight.judged.status is TaskStatus.MAY_EXIST and name is not None:
+            self.unresolved[name] = flight
 
     def _tell_completed(self, flight: Flight) -> None:
         task, since = flight.task, flight.acknowledged_at
@@ -550,17 +459,9 @@ class Engine:
                 error=flight.error,
                 polls=flight.polls,
                 generation=generation,
-                elapsed=None if since is None else self.loop.time() - since,
+                elapsed=None if since is None else self.crew.loop.time() - since,
             )
         )
-
-    def bug_or(self, error: KlingError) -> KlingError:
-        """Why nothing goes on: the bug that ended the engine, else *error*."""
-        if self._bug is None:
-            return error
-        error = EngineError(f"the engine failed: {type(self._bug).__name__}: {self._bug}")
-        error.__cause__ = self._bug
-        return error
 
     def _token(self, flight: Flight) -> str:
         return identity.Token(
@@ -572,18 +473,6 @@ class Engine:
             external_task_id=flight.judged.external_task_id,
             key=flight.key or "",
         ).text
-
-
-async def _finish(task: "asyncio.Task[None]") -> None:
-    """Wait for the engine's own task although the waiter is being cancelled: it ends promptly."""
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.shield(asyncio.wait([task]))
-        except asyncio.CancelledError:
-            cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError
 
 
 def _is_news(before: Task, now: Task) -> bool:

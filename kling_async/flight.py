@@ -40,7 +40,7 @@ class Flight:
         writes: records of it that are not durable yet.
         generation: how often the same video was wanted anew on purpose.
         resumed: known as finished from an earlier run.
-        age: seconds since its acknowledgement when it was picked up from an earlier run.
+        age: seconds since its acknowledgement when it was taken up from an earlier run.
         path: its file from an earlier run.
         sent_at: when its answer was missed, Unix seconds.
         acknowledged_at: when Kling acknowledged it or we attached to it, seconds of the loop's clock.
@@ -99,8 +99,8 @@ class Flight:
 
     @property
     def submitted(self) -> bool:
-        """Whether Kling has acknowledged it, or it ended without."""
-        return self.acknowledged_at is not None or self.done
+        """Whether Kling has acknowledged it, or it ended without, and that is durable."""
+        return self.task.status not in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
 
     def about(self, error: KlingError) -> KlingError:
         """*error* with this task's names on it."""
@@ -173,7 +173,7 @@ class Keeper(Protocol):
         ...
 
     def acknowledge(self, flight: Flight, seen: Task) -> None:
-        """Kling has the task: as `observe`, and it is polled from now on."""
+        """Kling has told us of the task under the name that we gave it; see `observe`."""
         ...
 
     async def intend(self, flight: Flight) -> None:

@@ -135,7 +135,7 @@ class Hooks:
 
 def log(event: Event) -> None:
     """Write *event* to the logger ``kling_async``: INFO what a user follows, DEBUG each poll."""
-    name = event.key or event.task_id or event.external_task_id
+    name = event.key or event.task_id or event.external_task_id or "a request"
     match event:
         case Waiting():
             logger.info("%s: waiting for a slot", name)

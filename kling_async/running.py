@@ -67,7 +67,7 @@ class Running:
         self._downloads = Downloads(
             self._open_session,
             fresh=self._fresh,
-            in_thread=self.engine.in_thread,
+            in_thread=self.engine.crew.in_thread,
             retries=setup.options.retries,
             rng=setup.options.rng,
             hooks=setup.options.hooks,
@@ -81,9 +81,12 @@ class Running:
         save_to: Path | None = None,
         *,
         again: Again = never,
+        by_content: bool = False,
         namespace: str | None = None,
     ) -> Recording | None:
         """Where what is submitted now is recorded: the client's journal, else one beside the output.
+
+        What has no key is recognised by its content in a stream, and where a file was asked for.
 
         Raises:
             JournalError: it cannot be used.
@@ -92,7 +95,7 @@ class Running:
         path = self._setup.journal or (folder / FILE_NAME if folder is not None else None)
         if path is None:
             return None
-        by_content = save_to is not None
+        by_content = by_content or save_to is not None
         return await self.engine.recording(path, again=again, by_content=by_content, namespace=namespace)
 
     def flight(self, request: VideoRequest, key: str | None) -> Flight:
@@ -120,7 +123,7 @@ class Running:
             with contextlib.suppress(KlingError):  # told by the flight's own end
                 await self._check(flight)
 
-        self.engine.spawn(check())
+        self.engine.crew.spawn(check())
         return TaskHandle(self.engine, flight)
 
     async def resubmit(self, external_task_id: str | None) -> TaskHandle:
@@ -164,13 +167,14 @@ class Running:
         if flight.path is not None:
             logger.info("%s: already there: %s", name, flight.path)
             return flight.path
-        path = await self.download(flight.task, to, name)
-        await self.engine.books.stored(flight, path)
+        async with self.engine.crew.visit(DownloadError):  # its row belongs to it: closing can wait for both
+            path = await self.download(flight.task, to, name)
+            await self.engine.books.stored(flight, path)
         return path
 
     async def download(self, task: Task, to: Path, name: str | None) -> Path:
         """See `KlingClient.download`."""
-        async with self.engine.visit(DownloadError):
+        async with self.engine.crew.visit(DownloadError):
             return await self._downloads.save(task, to, name=name)
 
     async def list_tasks(self, endpoint: str, page_size: int) -> AsyncIterator[Task]:

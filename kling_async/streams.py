@@ -152,7 +152,7 @@ class _Stream:
         slot_key: SlotKey | None = None
         try:
             self.recording = await self.work.recording(
-                self.save_to, again=self.again, namespace=self.namespace
+                self.save_to, again=self.again, by_content=True, namespace=self.namespace
             )
             take = _taker(self.requests)
             while not self.fed:
@@ -166,7 +166,7 @@ class _Stream:
         except asyncio.CancelledError:
             if not self.fed:  # nobody told this stream to stop: the client was closed under it
                 what = "the client was closed before the requests were at their end"
-                self.failure = self.engine.bug_or(KlingError(what))
+                self.failure = self.engine.crew.bug_or(KlingError(what))
         except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises ends the stream, not the engine
             self.failure = self.failure or error
         finally:
@@ -223,7 +223,7 @@ class _Stream:
         error = flight.error
         if error is None and self.save_to is not None and not self.closed:
             item.ended = True
-            if not self.engine.spawn(self._save(item, flight, self.save_to)):
+            if not self.engine.crew.spawn(self._save(item, flight, self.save_to)):
                 self._end(item, flight.about(DownloadError("the client was closed before the download")))
             return
         self._end(item, error, resumed=flight.resumed)
@@ -265,11 +265,11 @@ class _Stream:
 
     def _set_timer(self) -> None:
         if self.timer is None and self.deadlines and not self.closed:
-            self.timer = self.engine.loop.call_at(self.deadlines[0][0], self._expire)
+            self.timer = self.engine.crew.loop.call_at(self.deadlines[0][0], self._expire)
 
     def _expire(self) -> None:
         self.timer = None
-        now = self.engine.loop.time()
+        now = self.engine.crew.loop.time()
         while self.deadlines and (self.deadlines[0][0] <= now or self.deadlines[0][2].ended):
             _, _, item, flight = heapq.heappop(self.deadlines)
             if not item.ended:
@@ -349,15 +349,15 @@ class Completions:
     def _begun(self) -> _Stream:
         if self._stream is None:
             stream = self._stream = _Stream(self._start(), *self._arguments)
-            stream.engine.spawn(stream.feed())
+            stream.engine.crew.spawn(stream.feed())
             weakref.finalize(self, _abandon, stream).atexit = False
         return self._stream
 
 
 def _abandon(stream: _Stream) -> None:
     """The caller dropped the stream; collection may happen in any thread, at any time."""
-    if not stream.engine.loop.is_closed():
-        stream.engine.loop.call_soon_threadsafe(stream.close)
+    if not stream.engine.crew.loop.is_closed():
+        stream.engine.crew.loop.call_soon_threadsafe(stream.close)
 
 
 def default_name(request: VideoRequest) -> str:

@@ -22,6 +22,7 @@ from kling_async.protocol import wire
 from kling_async.protocol.errors import (
     AlreadyExistsError,
     ConcurrencyLimitError,
+    InvalidRequestError,
     KlingError,
     Outcome,
     RateLimitError,
@@ -137,16 +138,24 @@ class Submission:
         flight.holds_slot = True
         self._line(flight.slot_key).slots.hold()
 
+    def settle(self, flight: Flight) -> None:
+        """The task of *flight* exists: if it waits in line for a second attempt, it only takes its slot."""
+        if self.withdraw(flight):
+            self.hold(flight)
+
     def resolve(self, flight: Flight, cause: KlingError) -> None:
         """Find out whether *flight*, whose answer was lost, was made. It holds a slot meanwhile."""
         self.hold(flight)
-        self._spawn(self._resolver.resolve(flight, cause))
+        if flight.ended:
+            self.release(flight)  # other news was faster
+        else:
+            self._spawn(self._resolver.resolve(flight, cause))
 
     def release(self, flight: Flight) -> None:
         """A task is terminal: its slot is free for the next in line."""
         if flight.holds_slot:
             flight.holds_slot = False
-            self._line(flight.slot_key).slots.release()
+            self._line(flight.slot_key).slots.release(asyncio.get_running_loop().time())
             self.dispatch(flight.slot_key)
 
     async def room(self, slot_key: SlotKey) -> None:
@@ -255,6 +264,8 @@ class Submission:
             line.slots.accept()
             flight.holds_slot = True
             self._keeper.acknowledge(flight, seen)
+            if flight.ended:
+                self.release(flight)
         finally:
             self._calling.discard(flight)
             del self._posts[flight]
@@ -284,10 +295,15 @@ class Submission:
         try:
             seen = await submit(flight)
         except AlreadyExistsError:
-            if not await self._resolver.can_look_up():
+            if self._api.provider.lookup == "no":
                 raise
-            flight.sent_at = self._api.clock()
             seen = await self._adopt(flight)
+        except InvalidRequestError:
+            # a second attempt can be refused because of the first one, in words that we do not know
+            found = None if flight.sent_at is None else await self._resolver.found(flight)
+            if found is None:
+                raise
+            seen = found
         model = flight.request.model_name if flight.request else ""
         names = {**_names(flight), "task_id": seen.task_id}
         upload = loop.time() - left_at
@@ -338,7 +354,7 @@ class Submission:
         """By look-ups there is no task: *flight* goes to the head of its line, with the same id."""
         flight.holds_slot = False
         line = self._line(flight.slot_key)
-        line.slots.release()
+        line.slots.release(asyncio.get_running_loop().time())
         self._rejoin(line, flight)
         self.dispatch(flight.slot_key)
 
@@ -350,6 +366,11 @@ class Submission:
             self._ended(line, flight, error)
 
     def _rejoin(self, line: _Line, flight: Flight) -> None:
+        if flight.acknowledged_at is not None:  # other news was faster
+            self.hold(flight)
+            if flight.ended:
+                self.release(flight)
+            return
         flight.in_line = True
         heapq.heappush(line.queue, flight)
         if self._stopped is not None:
@@ -367,7 +388,8 @@ class Submission:
     def _ended(self, line: _Line, flight: Flight, error: KlingError) -> None:
         """A submit ended with a definite answer, and without an acknowledgement."""
         if error.outcome is Outcome.MAY_EXIST:
-            error.outcome = Outcome.NOT_CREATED  # a web page in place of the API: the base URL is wrong
+            # a web page in place of the API: the base URL is wrong
+            error.outcome, error.advice = Outcome.NOT_CREATED, type(error).advice
         created = error.outcome is Outcome.CREATED
         status = TaskStatus.MAY_EXIST if created else TaskStatus.REFUSED
         seen = Task(None, flight.judged.external_task_id, status)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from kling_async.protocol.errors import ConnectError, ResponseLostError
 from kling_async.protocol.wire import Request, Response
 from kling_async.typing import Body, WallClock
 
@@ -19,8 +20,8 @@ __all__ = ["SimulatorTransport"]
 class SimulatorTransport:
     """A transport that ends in a `Simulator`: ``KlingClient(..., transport=SimulatorTransport(simulator))``.
 
-    Bodies are read and replies are whole, as over a socket. Videos are no part of it: they are downloaded
-    from ``simulator.public_url``, which needs `kling_async.simulator.serve`.
+    Bodies are read, replies are whole and faults strike, as over a socket. Videos are no part of it: they
+    are downloaded from ``simulator.public_url``, which needs `kling_async.simulator.serve`.
 
     Attributes:
         simulator: answers.
@@ -39,16 +40,26 @@ class SimulatorTransport:
     async def send(self, request: Request, *, authorization: str, body: Body | None = None) -> Response:
         """Send *request*; see `kling_async.typing.Transport.send`."""
         headers = {"Authorization": authorization, "Accept": "application/json"}
-        content = b""
         if body is not None:
             headers["Content-Type"] = "application/json"
-            content = b"".join([piece async for piece in body])
-        await asyncio.sleep(self.latency / 2)
         path = "/" + request.url.split("/", 3)[3]
-        reply = self.simulator.handle(request.method, path, headers, content, self._now())
         await asyncio.sleep(self.latency / 2)
+        reply = self.simulator.handle_headers(request.method, path, headers, self._now())
+        if reply is not None and reply.status != 100:
+            if reply.wire.abort is not None and body is not None and body.size > reply.wire.read:
+                raise ConnectError("the connection ended within the body")
+        else:
+            content = b"" if body is None else b"".join([piece async for piece in body])
+            if reply is not None:
+                await asyncio.sleep(reply.wire.delay)
+            reply = self.simulator.handle(request.method, path, headers, content, self._now())
+            await asyncio.sleep(reply.wire.delay)
+        await asyncio.sleep(self.latency / 2)
+        if not reply.arrives:
+            raise ResponseLostError("the connection ended without a whole reply")
+        await asyncio.sleep(len(reply.received) / (reply.wire.bytes_per_second or float("inf")))
         lowered = {name.lower(): value for name, value in reply.headers.items()}
-        return Response(reply.status, lowered, reply.body)
+        return Response(reply.status, lowered, reply.received)
 
     async def aclose(self) -> None:
         """Nothing was opened."""

@@ -2,19 +2,22 @@
 
 import asyncio
 import ssl as tls
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 import attrs
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpProcessingError
 
 from kling_async.protocol.errors import ConnectError, KlingError, ResponseLostError
 from kling_async.protocol.wire import Request, Response
 from kling_async.typing import Body
 
-__all__ = ["AiohttpTransport", "default_ssl"]
+__all__ = ["AiohttpTransport", "default_ssl", "through"]
 
 CONNECT_SECONDS = 30.0
 """For name, connection and TLS: what aiohttp itself allows a connection."""
@@ -81,14 +84,21 @@ class AiohttpTransport:
     leaves, which for a create is a lost reply. Reads share kept-alive connections.
 
     Attributes:
-        session: for reads, and closed by whoever opened it; left out, one is opened on the first read.
+        session: its connections and its tracing serve the reads; its headers, cookies, credentials and
+            middlewares stay its own. Closed by whoever opened it; left out, one is opened on the first read.
         proxy: URL of an HTTP proxy.
         ssl: the TLS context; left out, the system's certificate store decides.
+        connect_seconds: for name, connection and TLS; with a session given, also for its pool.
+        progress_seconds: without another 64 KiB of the body leaving.
+        reply_seconds: from the body's end to the reply's end.
     """
 
     session: aiohttp.ClientSession | None = None
-    proxy: str | None = None
+    proxy: str | None = attrs.field(default=None, repr=False)
     ssl: tls.SSLContext | None = None
+    connect_seconds: float = attrs.field(default=CONNECT_SECONDS, kw_only=True)
+    progress_seconds: float = attrs.field(default=PROGRESS_SECONDS, kw_only=True)
+    reply_seconds: float = attrs.field(default=REPLY_SECONDS, kw_only=True)
     _reads: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
     _creates: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
 
@@ -98,18 +108,16 @@ class AiohttpTransport:
         headers = {"Authorization": authorization, "Accept": "application/json"}
         payload: _CountedPayload | None = None
         try:
-            async with asyncio.timeout(CONNECT_SECONDS + REPLY_SECONDS) as deadline:
+            async with asyncio.timeout(self.connect_seconds + self.reply_seconds) as deadline:
                 now = asyncio.get_running_loop().time
 
                 def progressed(whole: bool) -> None:
-                    deadline.reschedule(now() + (REPLY_SECONDS if whole else PROGRESS_SECONDS))
+                    deadline.reschedule(now() + (self.reply_seconds if whole else self.progress_seconds))
 
                 if body is not None:
                     payload = _CountedPayload(body, progressed)
                 return await self._exchange(session, request, headers, payload)
-        except TimeoutError as error:
-            raise _failure("no reply in time", request, payload, error) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
             raise _failure(_reason(error), request, payload, error) from error
 
     async def _exchange(
@@ -127,8 +135,8 @@ class AiohttpTransport:
             allow_redirects=False,
             raise_for_status=False,
             middlewares=(),
-            proxy=self.proxy,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            **through(self.proxy),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_seconds),
         ) as response:
             text = bytearray()
             async for piece in response.content.iter_any():
@@ -143,10 +151,10 @@ class AiohttpTransport:
             if self._creates is None:
                 self._creates = self._open(force_close=True)
             return self._creates
-        if self.session is not None:
-            return self.session
         if self._reads is None:
-            self._reads = self._open(force_close=False)
+            self._reads = self._open(force_close=False) if self.session is None else _bare(self.session)
+        if self._reads.closed:
+            raise ConnectError("the session that the client was given is closed", advice="keep it open")
         return self._reads
 
     def _open(self, *, force_close: bool) -> aiohttp.ClientSession:
@@ -166,6 +174,17 @@ class AiohttpTransport:
                 await session.close()
 
 
+def _bare(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
+    """A session over the connections of *session* that sends nothing of its own accord."""
+    return aiohttp.ClientSession(
+        connector=session.connector,
+        connector_owner=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        trace_configs=session.trace_configs,
+    )
+
+
 def _failure(
     reason: str, request: Request, payload: _CountedPayload | None, error: BaseException
 ) -> KlingError:
@@ -179,7 +198,19 @@ def _failure(
 
 
 def _reason(error: BaseException) -> str:
+    if type(error) is TimeoutError:
+        return "no reply in time"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def through(proxy: str | None) -> dict[str, Any]:
+    """What tells aiohttp to go through *proxy*; its password stands apart, since errors show the URL."""
+    user, at, host = urlsplit(proxy or "").netloc.rpartition("@")
+    if proxy is None or not at:
+        return {"proxy": proxy}
+    basic = b64encode(unquote(user).encode()).decode()
+    bare = proxy.replace(f"{user}@{host}", host, 1)
+    return {"proxy": bare, "proxy_headers": {"Proxy-Authorization": f"Basic {basic}"}}
 
 
 def default_ssl(ca_file: str | None = None) -> tls.SSLContext:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from kling_async import EZMODEL, ImageToVideo, MultiImageToVideo, RequestError
-from kling_async.batch import _FIELDS, _is_text, read_source
+from kling_async.batch import _FIELDS, Earlier, Item, _is_text, compare, read_source
+from kling_async.journal import Record
 
 
 def png(width: int = 400, height: int = 300) -> bytes:
@@ -42,7 +43,7 @@ def lines(*rows: object) -> str:
 
 def requests(source: Path, **defaults: Any) -> list[Any]:
     """The requests alone."""
-    return [request for _, request in read_source(source, defaults=defaults)]
+    return [item.request for item in read_source(source, defaults=defaults)]
 
 
 def refusals(*args: Any, **kwargs: Any) -> list[str]:
@@ -58,14 +59,14 @@ def test_folder_by_name(folder: Path):
         (folder / name).write_bytes(png())
     (folder / "out.png").mkdir()
     items = read_source(folder, defaults={"prompt": "x"})
-    assert [key for key, _ in items] == ["a", "b", "c"]
-    assert items[0][1] == ImageToVideo(image=folder / "a.PNG", prompt="x")
+    assert [(item.key, item.name) for item in items] == [(None, "a"), (None, "b"), (None, "c")]
+    assert items[0].request == ImageToVideo(image=folder / "a.PNG", prompt="x")
 
 
 def test_text_beside_a_picture_is_its_prompt(folder: Path):
     """A .txt file of the picture's name goes before the common prompt, and does for a missing one."""
     (folder / "b.txt").write_text("the bee flies\n")
-    prompts = [request.prompt for _, request in read_source(folder, defaults={"prompt": "x"})]
+    prompts = [item.request.prompt for item in read_source(folder, defaults={"prompt": "x"})]
     assert prompts == ["x", "the bee flies", "x"]
     assert refusals(folder) == [
         f"{folder / name}.{end}: has no prompt: give one for all, or write it in {name}.txt"
@@ -73,12 +74,17 @@ def test_text_beside_a_picture_is_its_prompt(folder: Path):
     ]
 
 
-def test_same_stems_get_different_keys(folder: Path):
-    """Derived keys differ also where upper and lower case are the same, and give way to given ones."""
-    (folder / "A.jpeg").write_bytes(png())
-    rows = [{"image": "A.jpeg"}, {"image": "a.PNG"}, {"image": "b.png", "key": "a-2"}]
-    path = written(folder, "m.jsonl", lines(*rows))
-    assert [key for key, _ in read_source(path, defaults={"prompt": "x"})] == ["A", "a-3", "a-2"]
+def test_same_stems_get_different_names(folder: Path):
+    """Pictures of one name are counted in their order; a name made up is no key."""
+    (folder / "a.jpeg").write_bytes(png(500, 500))
+    rows = [{"image": "a.jpeg"}, {"image": "a.PNG"}, {"image": "b.png", "key": "bee"}]
+    items = read_source(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+    assert [(item.key, item.name) for item in items] == [(None, "a"), (None, "a-2"), ("bee", "bee")]
+    assert [item.submission for item in items] == [
+        items[0].request,
+        items[1].request,
+        ("bee", items[2].request),
+    ]
 
 
 def test_manifest_paths_are_relative_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -111,14 +117,15 @@ def test_rows_win_over_defaults(folder: Path):
         {"image": "b.png", "prompt": "own", "mode": None},
     )
     items = read_source(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x", "mode": "std"})
-    assert [(request.prompt, request.mode) for _, request in items] == [("own", "pro"), ("own", "std")]
+    assert [(item.request.prompt, item.request.mode) for item in items] == [("own", "pro"), ("own", "std")]
 
 
 def test_stdin_is_json_lines(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """An open file is JSON lines, relative to the working directory; blank lines do no harm."""
     monkeypatch.chdir(folder)
     data = b"\xef\xbb\xbf" + lines({"image": "a.PNG", "prompt": "x"}).encode() + b"\n  \n"
-    assert read_source(io.BytesIO(data)) == [("a", ImageToVideo(image=folder / "a.PNG", prompt="x"))]
+    (item,) = read_source(io.BytesIO(data))
+    assert (item.name, item.request) == ("a", ImageToVideo(image=folder / "a.PNG", prompt="x"))
 
 
 def test_csv_cells(folder: Path):
@@ -131,7 +138,7 @@ def test_csv_cells(folder: Path):
         "two;b.png;x\r\n"
     )
     path = written(folder, "m.csv", "\ufeff" + text)
-    assert [key for key, _ in read_source(path)] == ["one", "two"]
+    assert [item.key for item in read_source(path)] == ["one", "two"]
     first, second = requests(path)
     assert (first.prompt, first.duration, first.cfg_scale) == ("two\nlines; one prompt", "10", 0.5)
     assert first.watermark_info is True
@@ -238,3 +245,64 @@ def test_provider_lacks_a_field(folder: Path):
     assert refusals(path, provider=EZMODEL) == [
         "m.jsonl:1: image_tail: must be a URL: ezmodel may drop anything else"
     ]
+
+
+def row(item: Item, key: str, state: str = "succeed", generation: int = 0) -> Record:
+    """What a journal holds of *item* under *key*."""
+    return Record(
+        external_task_id=f"{key}-{generation}",
+        key=key,
+        named=item.key is not None,
+        label=item.name,
+        account="a",
+        provider="kling",
+        host="h",
+        endpoint="image2video",
+        model_name="m",
+        request_hash=item.request_hash,
+        state=state,
+        generation=generation,
+    )
+
+
+def items_of(folder: Path, *rows: dict[str, str]) -> list[Item]:
+    """The items of a manifest with *rows*."""
+    return read_source(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+
+
+def test_items_are_recognised_by_key_or_content(folder: Path):
+    """A key is found by name and request; without one, content and ordinal do, also for a renamed file."""
+    first = items_of(folder, {"image": "a.PNG", "key": "ant"}, {"image": "b.png"}, {"image": "c.png"})
+    bee = first[1].request_hash
+    journal = [row(first[0], "ant"), row(first[1], f"{bee}#1"), row(first[2], f"{bee}#2")]
+    (folder / "b.png").rename(folder / "bumble.png")
+    again = items_of(
+        folder,
+        {"image": "c.png"},
+        {"image": "bumble.png"},
+        {"image": "a.PNG", "key": "ant"},
+        {"image": "c.png"},
+    )
+    earlier = compare(again, journal)
+    assert earlier == Earlier((journal[1], journal[2], journal[0], None), frozenset(), ())
+
+
+def test_what_changed_is_told_from_what_is_new(folder: Path):
+    """The same name for another request is changed; what is not asked for any more is unlisted."""
+    first = items_of(folder, {"image": "a.PNG", "key": "ant"}, {"image": "b.png", "prompt": "old"})
+    journal = [row(first[0], "ant"), row(first[1], f"{first[1].request_hash}#1")]
+    (folder / "new.png").write_bytes(png(500, 500))
+    again = items_of(
+        folder, {"image": "a.PNG", "key": "ant", "mode": "pro"}, {"image": "b.png"}, {"image": "new.png"}
+    )
+    earlier = compare(again, journal)
+    assert earlier.rows == (None, None, None)
+    assert earlier.changed == {"ant", "b"}
+    assert earlier.unlisted == tuple(journal)
+
+
+def test_the_latest_generation_counts(folder: Path):
+    """What was made anew on purpose stands for its item, in whatever order the rows come."""
+    items = items_of(folder, {"image": "a.PNG", "key": "ant"})
+    old, new = row(items[0], "ant", "failed"), row(items[0], "ant", "succeed", generation=1)
+    assert compare(items, [new, old]) == Earlier((new,), frozenset(), ())

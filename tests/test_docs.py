@@ -4,9 +4,11 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+import attrs
 import pytest
 
 import kling_async
+from kling_async.journal import Record
 from kling_async.simulator.prices import price
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +99,7 @@ def test_names_in_the_text_are_public() -> None:
 
 
 def test_the_tables_of_the_reference_are_made_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every error, code, status and provider has its row."""
+    """Every error, code, status, provider and column of the journal has its row."""
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     import tables
 
@@ -105,5 +107,7 @@ def test_the_tables_of_the_reference_are_made_of_the_code(monkeypatch: pytest.Mo
     assert all(f"`{name}`" in errors for name in kling_async.__all__ if name.endswith("Error"))
     assert all(f"`{status.name}`" in tables.states() for status in kling_async.TaskStatus)
     assert "| 1303 | `ConcurrencyLimitError` | tried again | tried again |" in tables.retryable()
-    assert "| 5000 | `ServerError` | tried again | lost, never sent again |" in tables.retryable()
+    assert "| 5000 | `ServerError` | tried again | looked up first |" in tables.retryable()
     assert "| `EZMODEL_API_KEY` | no | no | 15 s |" in tables.providers()
+    assert "| `task_id` | TEXT or NULL | Kling's id |" in tables.journal()
+    assert tables.journal().count("\n| `") == len(attrs.fields(Record))

@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "instrumentation": 2,
     "flight": 3,
     "api": 3,
+    "crew": 3,
     "ambiguity": 3,
     "bookkeeping": 3,
     "records": 3,

@@ -25,7 +25,7 @@ _HELP = """Kling image-to-video: nothing is paid twice, nothing paid is lost.
 Keys are read from the environment: KLING_API_KEY, or KLING_ACCESS_KEY and KLING_SECRET_KEY, COMETAPI_KEY,
 EZMODEL_API_KEY. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 all succeeded, 1 some failed, 2 wrong usage or input, 130 interrupted.
+Exit codes: 0 all succeeded, 1 some failed, 2 wrong usage, input or journal, 130 interrupted.
 """
 
 

@@ -1,11 +1,13 @@
 """``demo``: the whole way with nothing but this package: bundled photos in, MP4 files out."""
 
 import importlib.resources
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from kling_async.batch import Item
 from kling_async.cli import interrupts
 from kling_async.cli.generate import Out
 from kling_async.cli.options import Common, folder_for
@@ -40,25 +42,28 @@ def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("
     """
     require_renderer()
     folder = folder_for(out)
-    items = _items()
+    items = [Item(name, name, request, request_hash="") for name, request in _requests()]
     progress = Progress(common.screen, len(items))
 
     async def run() -> int:
-        simulator = Simulator(api_keys={"demo-key"}, seconds=(2.0, 4.0), parallel=4, render=render_video)
-        async with serve(simulator) as url:
-            common.screen.say(f"{len(items)} requests to a simulated Kling at {url}")
-            kling = KlingClient(
-                APIKey("demo-key"),
-                KLING.at(url),
-                polling=Polling(factor=1, base=1, floor=0.5),
-                hooks=(progress.tell,),
-            )
-            return await run_stream(common, progress, kling, items, folder=folder, timeout=60)
+        simulator = Simulator(api_keys={"demo-key"}, seconds=(1.0, 3.0), parallel=4, render=render_video)
+        # An earlier demo's tasks were another simulator's, so the journal is not kept.
+        with tempfile.TemporaryDirectory() as scratch:
+            async with serve(simulator) as url:
+                common.screen.say(f"{len(items)} requests to a simulated Kling at {url}")
+                kling = KlingClient(
+                    APIKey("demo-key"),
+                    KLING.at(url),
+                    polling=Polling(factor=1, base=1, floor=0.5),
+                    journal=scratch,
+                    hooks=(progress.tell,),
+                )
+                return await run_stream(common, progress, kling, items, folder=folder, timeout=60)
 
     return interrupts.run(run())
 
 
-def _items() -> list[tuple[str, VideoRequest]]:
+def _requests() -> list[tuple[str, VideoRequest]]:
     """One request of each kind."""
     photos = importlib.resources.files("kling_async") / "photos"
     cat, coffee, astronaut, galaxies, rocket = (

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async.cli.screen import Screen, duration
-from kling_async.instrumentation import Completed, Event, Retried, Saved, Submitted
+from kling_async.instrumentation import Completed, Event, Polled, Retried, Saved, Submitted
 
 __all__ = ["Progress", "Running"]
 
@@ -23,12 +23,14 @@ class Running:
     """A task that Kling has acknowledged and whose video is not on disk.
 
     Attributes:
-        task_id: Kling's id.
+        name: what the item is called.
+        task_id: Kling's id; None while it is looked up.
         since: when it was acknowledged, by the monotonic clock.
         ended: whether it succeeded and only the file is missing.
     """
 
-    task_id: str
+    name: str
+    task_id: str | None
     since: float
     ended: bool = False
 
@@ -38,16 +40,20 @@ class Progress:
     """What became of *total* items so far.
 
     Attributes:
-        running: by key, what is paid or will be, and not yet on disk.
+        running: what is paid or will be, and not yet on disk, by its external_task_id.
         saved: how many files there are.
-        failed: keys of items that failed, or were not waited for any longer.
+        resumed: how many of them an earlier run saved.
+        failed: items that failed, or were not waited for any longer, likewise.
+        unlisted: tasks that the client polls for an earlier run and this one does not count, likewise.
     """
 
     screen: Screen
     total: int
     running: dict[str, Running] = attrs.field(factory=dict[str, Running])
     saved: int = 0
+    resumed: int = 0
     failed: set[str] = attrs.field(factory=set[str])
+    unlisted: frozenset[str] = frozenset()
     begun: float = attrs.field(factory=time.monotonic)
     _times: list[float] = attrs.field(factory=list[float])
     _retried: set[str] = attrs.field(factory=set[str])
@@ -64,21 +70,30 @@ class Progress:
 
     def tell(self, event: Event) -> None:
         """The client's hook."""
-        key = event.key or ""
+        task = event.task_id or ""
+        item, name = event.external_task_id or task, event.key or task
         match event:
-            case Submitted(task_id=str(task_id)):
-                self.running[key] = Running(task_id, time.monotonic())
-                self._say(f"{key}: submitted as task {task_id}")
-            case Completed(error=None, elapsed=float(elapsed)):
-                self._times.append(elapsed)
-                if key in self.running:
-                    self.running[key].ended = True
-            case Completed(error=error) if error is not None:
-                self.running.pop(key, None)
-            case Saved(task_id=task_id):
-                one = self.running.pop(key, None)
+            case Polled() if item in self.running or item in self.unlisted:
+                return
+            case Polled():  # found by a look-up
+                self.running[item] = Running(name, event.task_id, time.monotonic())
+            case Submitted():
+                self.running[item] = Running(name, event.task_id, time.monotonic())
+                self._say(
+                    f"{event.key}: submitted as task {task}" if event.key else f"submitted as task {task}"
+                )
+            case Completed(error=None):
+                if event.elapsed is not None:
+                    self._times.append(event.elapsed)
+                if item in self.running:
+                    self.running[item].task_id = event.task_id
+                    self.running[item].ended = True
+            case Completed():
+                self.running.pop(item, None)
+            case Saved():
+                one = self.running.pop(item, None)
                 since = "" if one is None else f", {duration(time.monotonic() - one.since)} after its submit"
-                self._say(f"{key or task_id}: saved{since}")
+                self._say(f"{name}: saved{since}")
                 self.saved += 1
             case Retried(error=error) if error.what not in self._retried:
                 self._retried.add(error.what)  # an outage meets every item alike: told once
@@ -122,7 +137,7 @@ class Progress:
 
     def _in_flight(self) -> list[Running]:
         # a copy at once: the drawing thread looks while the loop works
-        return [one for key, one in list(self.running.items()) if key not in self.failed]
+        return [one for item, one in list(self.running.items()) if item not in self.failed]
 
     def _drawn(self, spinner: Spinner) -> RenderableType:
         left = self.remaining()

@@ -1,30 +1,35 @@
 """One stream of requests from its first submit to its summary, whatever ends it."""
 
 import asyncio
-from collections.abc import Sequence
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from kling_async.batch import Item
 from kling_async.cli.interrupts import INTERRUPTED
 from kling_async.cli.options import Common
-from kling_async.cli.progress import Progress
+from kling_async.cli.progress import Progress, Running
+from kling_async.cli.resuming import NOTHING, Resumption
 from kling_async.cli.screen import duration, reason, task_as_dict
 from kling_async.client import KlingClient
-from kling_async.downloads import file_name
-from kling_async.handles import TaskHandle
+from kling_async.downloads import file_name, is_file
 from kling_async.protocol.errors import (
     AccountError,
     AuthenticationError,
     ConnectError,
     GatewayError,
+    JournalError,
     KlingError,
 )
-from kling_async.protocol.models import Task, VideoRequest
+from kling_async.protocol.models import Task, TaskStatus
 from kling_async.streams import Completion
 
-__all__ = ["completion_as_dict", "run_stream", "tell_interruption", "tell_pick_up"]
+__all__ = ["as_given", "completion_as_dict", "run_stream", "tell_interruption", "tell_pick_up"]
 
 _OF_ALL = (AccountError, AuthenticationError, ConnectError, GatewayError)
 """What mostly concerns every item alike: told once, at the end."""
@@ -37,14 +42,19 @@ class _Stream:
     common: Common
     progress: Progress
     folder: Path
+    resumption: Resumption
     failures: list[Completion] = attrs.field(factory=list[Completion])
 
-    async def run(
-        self, kling: KlingClient, items: Sequence[tuple[str, VideoRequest]], timeout: float
-    ) -> KlingError | None:
+    async def run(self, kling: KlingClient, items: Sequence[Item], timeout: float) -> KlingError | None:
         """Read the stream to its end; returns what ended it early."""
         try:
-            async with kling.completions(items, timeout=timeout, save_to=self.folder) as stream:
+            async with kling.completions(
+                [item.submission for item in items],
+                timeout=timeout,
+                save_to=self.folder,
+                again=self.resumption.again,
+                namespace=str(self.folder.resolve()),
+            ) as stream:
                 async for done in stream:
                     self.tell(done)
         except KlingError as error:
@@ -53,39 +63,61 @@ class _Stream:
 
     def tell(self, done: Completion) -> None:
         """One item came to its end."""
-        screen = self.common.screen
-        document = completion_as_dict(done.key, done.task, done.path, done.error)
+        screen, progress = self.common.screen, self.progress
+        path = None if done.path is None else as_given(done.path, self.folder)
+        document = completion_as_dict(done.key, done.task, path, done.error, resumed=done.resumed)
+        item = done.task.external_task_id or f"#{done.index}"
         if done.error is None:
-            mark = "✓ " if screen.live is not None and not screen.is_json else ""
-            screen.result(f"{mark}{done.path}", document)
+            if done.resumed:
+                progress.saved += 1
+                progress.resumed += 1
+            if screen.is_json or not (done.resumed and sys.stdout.isatty()):
+                mark = "✓ " if screen.live is not None and not screen.is_json else ""
+                screen.result(f"{mark}{path}", document)
             return
         self.failures.append(done)
-        self.progress.failed.add(done.key)
+        progress.failed.add(item)
+        if done.task.status is TaskStatus.GIVEN_UP:
+            progress.running[item] = Running(done.key, done.task.task_id, time.monotonic())
+        elif done.resumed:
+            progress.running.pop(item, None)
         if screen.is_json:
             screen.result("", document)
-        if not isinstance(done.error, _OF_ALL) and type(done.error) is not KlingError:
+        if not done.resumed and not isinstance(done.error, _OF_ALL) and type(done.error) is not KlingError:
             screen.say(f"{'✗ ' if screen.live is not None else ''}{done.key}: {done.error.what}", "red")
 
     def summary(self, failure: KlingError | None, total: int) -> int:
         """Tell how it went; returns the exit code."""
-        screen, saved = self.common.screen, self.progress.saved
+        screen, progress = self.common.screen, self.progress
+        saved = progress.saved
         # what ended the stream, and what it kept from being submitted, is told once
         ended = (type(failure), KlingError) if failure is not None else ()
         told = [each for each in self.failures if type(each.error) not in ended]
         idle = total - saved - len(told)
-        parts = [f"{saved} done"]
+        there = f" ({progress.resumed} already there)" if progress.resumed else ""
+        parts = [f"{saved} done{there}"]
         parts += [f"{len(told)} failed"] if told else []
         parts += [f"{idle} not submitted"] if idle else []
         where = f"; the videos are in {self.folder}" if saved else ""
-        screen.say(f"{', '.join(parts)} in {duration(self.progress.elapsed)}{where}")
+        screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{where}")
         for each in told:
             if each.error is not None:
                 screen.complain(f"  {each.key}: {reason(each.error)}")
         if failure is not None:
             screen.fail(failure)
-        tell_pick_up(self.common, self.progress, (), self.folder)
+        for line in _advice(told):
+            screen.complain(line)
+        if progress.running:
+            screen.complain("Run the same command again to wait on for what runs.")
+        tell_pick_up(self.common, progress, self.resumption.unlisted(), self.folder)
         if screen.is_json:
-            counts = {"done": saved, "failed": len(told), "not_submitted": idle, "folder": str(self.folder)}
+            counts = {
+                "done": saved,
+                "resumed": progress.resumed,
+                "failed": len(told),
+                "not_submitted": idle,
+                "folder": str(self.folder),
+            }
             screen.result("", {"summary": counts})
         return 1 if told or idle else 0
 
@@ -94,10 +126,11 @@ async def run_stream(
     common: Common,
     progress: Progress,
     kling: KlingClient,
-    items: Sequence[tuple[str, VideoRequest]],
+    items: Sequence[Item],
     *,
     folder: Path,
     timeout: float,
+    resumption: Resumption = NOTHING,
 ) -> int:
     """Submit *items*, save their videos to *folder*, tell it all; returns the exit code.
 
@@ -108,14 +141,21 @@ async def run_stream(
         items: what `read_source` gave.
         folder: for the videos.
         timeout: seconds for each task from its acknowledgement.
+        resumption: what an earlier run left.
     """
-    stream = _Stream(common, progress, folder)
+    stream = _Stream(common, progress, folder, resumption)
+    progress.running |= resumption.running()
+    progress.unlisted = frozenset(row.external_task_id for row in resumption.earlier.unlisted)
+    if line := resumption.told():
+        common.screen.say(line)
     async with kling:
         with progress.shown():
             try:
                 failure = await stream.run(kling, items, timeout)
             except asyncio.CancelledError:
                 return await tell_interruption(common, progress, kling, folder)
+    if isinstance(failure, JournalError) and not progress.saved and not progress.running:
+        return common.screen.fail(failure)
     return stream.summary(failure, len(items))
 
 
@@ -124,33 +164,71 @@ async def tell_interruption(common: Common, progress: Progress, kling: KlingClie
     screen = common.screen
     screen.say("stopping: what is being submitted is waited for; once more to end at once", "yellow")
     left = await kling.aclose()
-    screen.say(f"interrupted: {progress.saved} of {progress.total} done, {progress.waiting} not submitted")
-    tell_pick_up(common, progress, left, to)
+    running: dict[str, Running] = {}
+    for handle in left:
+        item, name = handle.external_task_id or handle.token, handle.task_id or handle.token
+        known = progress.running.get(item)
+        running[item] = Running(known.name if known else handle.key or name, name, time.monotonic())
+    progress.running |= {item: one for item, one in running.items() if item not in progress.unlisted}
+    counts = [f"{progress.saved} of {progress.total} done"]
+    counts += [f"{len(progress.failed)} failed"] if progress.failed else []
+    counts += [f"{len(progress.running)} running at Kling"] if progress.running else []
+    counts += [f"{progress.waiting} not submitted"] if progress.waiting else []
+    screen.complain("Run the same command again to go on.")
+    screen.say(f"interrupted: {', '.join(counts)}")
+    tell_pick_up(common, progress, running, to)
     return INTERRUPTED
 
 
-def tell_pick_up(common: Common, progress: Progress, left: Sequence[TaskHandle], to: Path) -> None:
+def tell_pick_up(common: Common, progress: Progress, left: Mapping[str, Running], to: Path) -> None:
     """How to get each video that is paid for, or will be, and is not on disk."""
-    names = {key: one.task_id for key, one in progress.running.items()}
-    names |= {handle.key or "": handle.task_id or handle.token for handle in left}
+    names = [(one.name, one.task_id) for one in {**progress.running, **left}.values() if one.task_id]
     if not names:
         return
     what = "1 video is" if len(names) == 1 else f"{len(names)} videos are"
-    common.screen.complain(f"{what} paid for and not here yet; to wait and fetch:")
-    for key, name in names.items():
-        target = to if to.suffix.lower() == ".mp4" or not key else to / file_name(key)
-        common.screen.complain(f"  {common.again('download', name, '-o', str(target))}", exact=True)
+    common.screen.complain(f"{what} paid for and not here yet; one by one they are fetched by")
+    for name, task in names:
+        target = to if is_file(to) or name == task else to / file_name(name)
+        line = common.again("download", task, "-o", str(target))
+        common.screen.complain(f"  {line}", exact=True)
 
 
-def completion_as_dict(key: str, task: Task, path: Path | None, error: KlingError | None) -> dict[str, Any]:
+def as_given(path: Path, folder: Path) -> Path:
+    """A file in *folder* as the user would write it: an earlier run's is known by its whole path."""
+    whole = folder.resolve()
+    return folder / path.relative_to(whole) if path.is_relative_to(whole) else path
+
+
+def completion_as_dict(
+    key: str, task: Task, path: Path | None, error: KlingError | None, *, resumed: bool
+) -> dict[str, Any]:
     """One item that came to its end, as one JSON object."""
     return {
         "key": key,
         "ok": error is None,
         "path": None if path is None else str(path),
+        "resumed": resumed,
         "error": None if error is None else reason(error),
         "error_type": None if error is None else type(error).__name__,
         "outcome": None if error is None else error.outcome.value,
         "token": None if error is None else error.token,
         **task_as_dict(task),
     }
+
+
+def _advice(failures: Sequence[Completion]) -> Iterator[str]:
+    """What can be done about each sort of failure."""
+    if any(each.task.status is TaskStatus.FAILED for each in failures):
+        yield "a failed generation is not charged; with --retry-failed the same command makes it again"
+    for each in failures:
+        key = shlex.quote(each.key)
+        match each.task.status:
+            case TaskStatus.MAY_EXIST:
+                yield (
+                    f"{each.key} may exist and be paid: look at the provider; "
+                    f"if it is not there, run again with --resend {key}"
+                )
+            case TaskStatus.LOST | TaskStatus.GIVEN_UP:
+                yield f"{each.key} may be paid: --again {key} makes it again, and may pay again"
+            case _:
+                pass

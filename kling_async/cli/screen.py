@@ -17,6 +17,7 @@ from rich.text import Text
 from kling_async.protocol.errors import (
     ConfigurationError,
     DownloadError,
+    JournalError,
     KlingError,
     Outcome,
     RequestError,
@@ -69,7 +70,7 @@ class Screen:
         """Tell what went wrong, each problem on its line; returns the exit code."""
         for line in _complaint(error):
             self.complain(line, "red")
-        return 2 if isinstance(error, ConfigurationError | RequestError) else 1
+        return 2 if isinstance(error, ConfigurationError | JournalError | RequestError) else 1
 
     def result(self, value: str, document: dict[str, Any] | None = None) -> None:
         """One result: *value* for people and pipes, *document* for programs."""

@@ -8,12 +8,16 @@ from cyclopts import Parameter
 from kling_async.cli import interrupts
 from kling_async.cli.options import Common
 from kling_async.protocol.errors import ConfigurationError
-from kling_async.simulator import Simulator, render_video, serve
+from kling_async.simulator import FAULTS, Faults, Simulator, render_video, serve
 from kling_async.simulator.core import FaceName
 
 __all__ = ["require_renderer", "simulate"]
 
 _KEY = "sim-key"
+_FAULT_HELP = (
+    "what goes wrong, repeatable: operation:kind and name=value, as create:lost_reply_after p=0.1. "
+    f"Operations: create, query, list, download, any. Kinds: {', '.join(FAULTS)}."
+)
 _VARIABLES = {
     "kling": {"KLING_API_KEY": _KEY},
     "cometapi": {"COMETAPI_KEY": _KEY},
@@ -30,6 +34,7 @@ def simulate(
     seconds: float = 20,
     parallel: int = 5,
     face: FaceName = "kling",
+    fault: Annotated[tuple[str, ...], Parameter(negative="", show_default=False, help=_FAULT_HELP)] = (),
 ) -> int:
     """Run a stand-in for Kling on a port: no account, nothing paid, real MP4 files.
 
@@ -42,9 +47,14 @@ def simulate(
         seconds: how long a generation takes.
         parallel: tasks in flight at once, as of a resource pack; more are refused with 1303.
         face: who answers: Kling itself, or a gateway in front of it.
+        fault: what goes wrong.
     """
     require_renderer()
     screen = common.screen
+    try:
+        faults = Faults.parse(";".join(fault))
+    except ValueError as error:
+        raise ConfigurationError(f"--fault: {error}", advice="see --help") from error
     simulator = Simulator(
         face=face,
         api_keys={_KEY},
@@ -52,6 +62,7 @@ def simulate(
         parallel=parallel,
         render=render_video,
         on_request=screen.say,
+        faults=faults,
     )
 
     async def run() -> int:

@@ -8,8 +8,10 @@ Without one the limit is learned:
   and is not terminal, at least 1;
 - the refused request stays first. It goes again when a slot of ours is freed, or by a timer of 1, 2, 4 ...
   30 s, for other processes of the account may hold every slot;
-- after `limit` completions without a refusal one more is tried, a probe; each refused probe doubles that gap,
-  an accepted one ends the doubling.
+- after `limit` completions without a refusal one more is tried, a probe; a refused probe doubles that gap,
+  once; after an accepted one the limit grows as in the beginning;
+- a refusal that was no probe tells of others on the account. For the next completions a freed slot is left to
+  them for a moment, the longer the more slots we keep: so nobody starves, and whoever has many gets fewer.
 """
 
 import random
@@ -24,6 +26,15 @@ FIRST_WAIT = 1.0
 """Seconds after the first refusal; Kling advises a backoff from one second on."""
 LONGEST_WAIT = 30.0
 """Seconds between two tries when other processes hold every slot."""
+LONGEST_GAP = 2
+"""Times `limit` completions between two probes at most: slots that others leave must not stay empty."""
+SHARED = 2
+"""Times `limit` completions for which a refusal makes us leave freed slots to others for a moment."""
+POLITENESS = 3.0
+"""Seconds of that moment for each slot we keep. With it three clients that begin at once on one account of 5
+slots share them within a few minutes; without it the first keeps them, as others try only every 30 s."""
+MOST_POLITE = 3
+"""Slots that count in it."""
 
 
 @attrs.define
@@ -49,6 +60,8 @@ class Slots:
     _waits: int = 0
     _completions: int = 0
     _gap: int = 1
+    _shared: int = 0
+    """Completions for which others are still believed to be there."""
 
     @classmethod
     def of(cls, max_in_flight: int | None) -> "Slots":
@@ -76,6 +89,7 @@ class Slots:
         self._waits = 0
         if self._probing and self.accepted >= self.limit:
             self._probing, self._gap = False, 1
+            self._settled = False  # there is room: how much is to be found out
         if self.learns and at_limit and not self._settled and not self._refused:
             self.limit += 1
         self._settle()
@@ -97,17 +111,21 @@ class Slots:
         self._refused = True
         self._completions = 0
         if self._probing and self.held >= self.limit - 1:
-            self._gap *= 2  # the refused one was the probe above what we knew
+            self._gap = min(2 * self._gap, LONGEST_GAP)  # the refused one was the probe above what we knew
+        else:
+            self._shared = SHARED * self.limit
         self._probing = False
         wait = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
         self._waits += 1
         self.retry_at = now + wait * rng.uniform(0.8, 1.2)
         self._settle()
 
-    def release(self) -> None:
-        """A task became terminal: its slot is free, and with it the way for a refused request."""
+    def release(self, now: float) -> None:
+        """A task became terminal: its slot is free, and with it soon the way for a refused request."""
         self.accepted -= 1
-        self.retry_at = 0.0
+        moment = POLITENESS * min(self.held, MOST_POLITE) if self._shared else 0.0
+        self._shared = max(0, self._shared - 1)
+        self.retry_at = min(self.retry_at, now + moment) if self.retry_at > now else now + moment
         if not self._settled or self._probing:
             return  # one probe at a time: a client with little to do would raise its limit without end
         self._completions += 1
@@ -122,4 +140,4 @@ class Slots:
             self._refused = False
             if self.learns:
                 self.limit = max(1, self.accepted)
-                self._settled = True
+                self._settled = self.accepted > 0  # while others hold every slot, nothing is learned

@@ -112,7 +112,9 @@ def command(url: str, bare_command: Command) -> Command:
 
 
 @pytest.fixture
-def here(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+def here(
+    quick_time: None, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Here:
     """The command in this process, with the environment of *simulator*."""
     monkeypatch.setenv("KLING_API_KEY", "sim-key")
     monkeypatch.setenv("KLING_BASE_URL", url)

@@ -1,5 +1,6 @@
 """What the commands do and tell, in this process."""
 
+import io
 import json
 import time
 from pathlib import Path
@@ -89,6 +90,30 @@ def test_env_file(here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert here("list", "--env-file", str(file))[0] == 0
     monkeypatch.setenv("KLING_API_KEY", "other")
     assert here("list", "--env-file", str(file))[0] == 1
+
+
+def test_batch_to_its_end(here: Any, pictures: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch):
+    """Each item is one JSON line on stdout, a failed one harms no other, the summary says what is where."""
+    rows = [
+        {"key": "fine", "image": "in/a.png"},
+        {"image": "in/b.png", "prompt": "x [fail]"},
+        {"image": "in/c.png", "prompt": "x [policy]"},
+    ]
+    manifest = "".join(f"{json.dumps(row)}\n" for row in rows)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(manifest.encode())))
+    code, out, err = here("batch", "-", "--json", "-o", "out", "--prompt", "x", "--camera", "pan=3")
+    assert code == 1
+    *items, summary = (json.loads(line) for line in out.splitlines())
+    assert {item["key"]: (item["ok"], item["path"], item["error_type"]) for item in items} == {
+        "fine": (True, str(Path("out", "fine.mp4")), None),
+        "b": (False, None, "TaskFailedError"),
+        "c": (False, None, "PolicyError"),
+    }
+    assert summary == {"summary": {"done": 1, "resumed": 0, "failed": 2, "not_submitted": 0, "folder": "out"}}
+    assert Path("out", "fine.mp4").read_bytes()
+    assert {made.body["camera_control"]["config"]["pan"] for made in simulator.ledger.made} == {3.0}
+    assert "1 done, 2 failed in " in err
+    assert "  c: The request was blocked" in err
 
 
 def test_get_and_list(here: Any, pictures: Path, simulator: Simulator):

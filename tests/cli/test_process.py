@@ -15,39 +15,6 @@ import pytest
 from kling_async.simulator import Simulator
 
 
-def test_batch_to_its_end(command: Any, pictures: Path, simulator: Simulator):
-    """Each item is one JSON line on stdout, a failed one harms no other, the summary says what is where."""
-    rows = [
-        {"key": "fine", "image": "in/a.png"},
-        {"image": "in/b.png", "prompt": "x [fail]"},
-        {"image": "in/c.png", "prompt": "x [policy]"},
-    ]
-    manifest = "".join(f"{json.dumps(row)}\n" for row in rows)
-    done = command.run(
-        "batch", "-", "--json", "-o", "out", "--prompt", "x", "--camera", "pan=3", stdin=manifest
-    )
-    assert done.returncode == 1
-    *items, summary = (json.loads(line) for line in done.stdout.splitlines())
-    assert {item["key"]: (item["ok"], item["path"], item["error_type"]) for item in items} == {
-        "fine": (True, str(Path("out", "fine.mp4")), None),
-        "b": (False, None, "TaskFailedError"),
-        "c": (False, None, "PolicyError"),
-    }
-    assert summary == {"summary": {"done": 1, "failed": 2, "not_submitted": 0, "folder": "out"}}
-    assert Path("out", "fine.mp4").read_bytes()
-    assert {made.body["camera_control"]["config"]["pan"] for made in simulator.ledger.made} == {3.0}
-    assert "1 done, 2 failed in " in done.stderr
-    assert "  c: The request was blocked" in done.stderr
-
-
-def test_animate_prints_the_file(command: Any, pictures: Path, simulator: Simulator):
-    """One picture, one file, its path alone on stdout; the same command again pays nothing."""
-    assert command.run("animate", "in/a.png", "--prompt", "x", "--quiet").stdout == "a.mp4\n"
-    again = command.run("animate", "in/a.png", "--prompt", "x", "-o", "again.mp4")
-    assert (again.returncode, again.stdout) == (0, "again.mp4\n")
-    assert len(simulator.ledger.made) == 1
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_tells_how_to_go_on(command: Any, pictures: Path, simulator: Simulator, number: int):
     """After an interrupt each task at Kling is told with the command that fetches it; the code is 130."""
@@ -59,12 +26,32 @@ def test_interrupt_tells_how_to_go_on(command: Any, pictures: Path, simulator: S
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
-    assert "interrupted: 0 of 3 done, 1 not submitted" in err
+    told = err.splitlines()
+    assert told[1:3] == [
+        "Run the same command again to go on.",
+        "interrupted: 0 of 3 done, 2 running at Kling, 1 not submitted",
+    ]
     assert len(simulator.ledger.made) == 2
     for made in simulator.ledger.made:
-        command_line = rf"  kling-async download {made.task_id} -o 'the out/[abc]\.mp4' --provider kling\n"
-        assert re.search(command_line, err)
+        line = rf"  kling-async download {made.task_id} -o 'the out(/[abc]\.mp4)?' --provider kling\n"
+        assert re.search(line, err)
     assert "Traceback" not in err
+
+
+def test_an_interrupted_run_goes_on(command: Any, here: Any, pictures: Path, simulator: Simulator):
+    """The same command again waits for what was submitted and submits the rest; each is paid once."""
+    simulator.seconds = 1.0
+    simulator.parallel = 2
+    run = ("batch", "in", "-o", "out", "--prompt", "x")
+    with command.start(*run) as process:
+        for _ in range(2):
+            process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    code, out, err = here(*run)
+    assert (code, len(simulator.ledger.made)) == (0, 3)
+    assert "going on: 2 running, 1 new" in err
+    assert sorted(out.split()) == [str(Path("out", f"{name}.mp4")) for name in "abc"]
 
 
 def test_second_interrupt_ends_at_once(bare_command: Any, pictures: Path):
@@ -84,7 +71,9 @@ def test_second_interrupt_ends_at_once(bare_command: Any, pictures: Path):
 
 def test_simulate(bare_command: Any, pictures: Path):
     """The simulator tells its variables, logs each request on a line, and ends cleanly by Ctrl-C."""
-    with bare_command.start("simulate", "--port", "0", "--face", "cometapi", "--json") as process:
+    with bare_command.start(
+        "simulate", "--port", "0", "--face", "cometapi", "--json", "--fault", "query:delay seconds=0"
+    ) as process:
         told = json.loads(process.stdout.readline())
         assert told["env"] == {"COMETAPI_KEY": "sim-key", "KLING_BASE_URL": told["base_url"]}
         seen = bare_command.where(**told["env"]).run("get", "123")
@@ -95,7 +84,7 @@ def test_simulate(bare_command: Any, pictures: Path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "GET /kling/v1/videos/image2video/123 " in err
+    assert re.search(r"GET /kling/v1/videos/image2video/123 .*\[delay\]", err)
 
 
 def test_demo(bare_command: Any, pictures: Path):

@@ -15,7 +15,7 @@ from kling_async.cli.screen import Screen, duration
 def submitted(key: str) -> Submitted:
     """The event of an acknowledgement."""
     return Submitted(
-        key=key, task_id=f"id-{key}", external_task_id=None, model_name="m", slot_wait=0.0, upload=0.0
+        key=key, task_id=f"id-{key}", external_task_id=f"ka-{key}", model_name="m", slot_wait=0.0, upload=0.0
     )
 
 
@@ -25,7 +25,7 @@ def completed(key: str, error: TaskFailedError | None = None) -> Completed:
     return Completed(
         key=key,
         task_id=f"id-{key}",
-        external_task_id=None,
+        external_task_id=f"ka-{key}",
         status=status,
         error=error,
         polls=1,
@@ -37,7 +37,12 @@ def completed(key: str, error: TaskFailedError | None = None) -> Completed:
 def saved(key: str) -> Saved:
     """The event of a file."""
     return Saved(
-        key=key, task_id=f"id-{key}", external_task_id=None, path=Path(f"{key}.mp4"), size=1, elapsed=0.0
+        key=key,
+        task_id=f"id-{key}",
+        external_task_id=f"ka-{key}",
+        path=Path(f"{key}.mp4"),
+        size=1,
+        elapsed=0.0,
     )
 
 
@@ -49,9 +54,9 @@ def test_what_is_paid_and_not_here_stays_known():
     progress.tell(completed("a"))
     progress.tell(saved("a"))
     progress.tell(completed("b", TaskFailedError("no")))
-    progress.failed.add("b")
+    progress.failed.add("ka-b")
     progress.tell(completed("c"))
-    assert {key: one.task_id for key, one in progress.running.items()} == {"c": "id-c", "d": "id-d"}
+    assert {one.name: one.task_id for one in progress.running.values()} == {"c": "id-c", "d": "id-d"}
     assert (progress.saved, progress.waiting) == (1, 2)
 
 

@@ -6,13 +6,16 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kling_async.protocol.slots import FIRST_LIMIT, LONGEST_WAIT, Slots
+from kling_async.protocol.slots import FIRST_LIMIT, LONGEST_WAIT, POLITENESS, Slots
+
+LATER = 100.0
+"""Seconds at which every wait that began at 0 is over."""
 
 
 def filled(slots: Slots, count: int):
     """*count* tasks accepted one after the other."""
     for _ in range(count):
-        assert slots.is_free(0.0)
+        assert slots.is_free(LATER)
         slots.start()
         slots.accept()
     return slots
@@ -23,7 +26,7 @@ def test_given_limit_is_never_exceeded_and_never_learned():
     slots = filled(Slots.of(2), 2)
     assert not slots.is_free(0.0)
     assert slots.limit == 2
-    slots.release()
+    slots.release(0.0)
     assert slots.is_free(0.0)
 
 
@@ -66,13 +69,15 @@ def test_refusal_is_judged_once_the_posts_already_out_are_answered():
 
 
 def test_freed_slot_lets_the_refused_one_go_before_its_timer():
-    """A task of ours that ends is the best news there is: the wait after the refusal is over."""
+    """A task of ours that ends opens the way, a moment later for each that we still have: others wait too."""
     slots = filled(Slots.of(None), 2)
     slots.start()
     slots.refuse(50.0, random.Random(0))
-    assert not slots.is_free(50.0)
-    slots.release()
-    assert slots.is_free(50.0)
+    slots.release(60.0)
+    assert not slots.is_free(60.0 + POLITENESS - 0.1)
+    assert slots.is_free(60.0 + POLITENESS)
+    slots.release(60.5)
+    assert slots.is_free(60.5), "nothing of ours is left that could wait for it"
 
 
 def test_timer_doubles_up_to_thirty_seconds():
@@ -88,7 +93,7 @@ def test_timer_doubles_up_to_thirty_seconds():
     assert [round(wait / jitter) for wait in waits] == [1, 2, 4, 8, 16, 30, 30]
     slots.start()
     slots.accept()
-    slots.release()
+    slots.release(0.0)
     slots.start()
     slots.refuse(now, random.Random(1))
     assert slots.retry_at - now == pytest.approx(jitter), "an acceptance begins the waits anew"
@@ -100,10 +105,10 @@ def test_probe_after_as_many_completions_as_the_limit():
     slots.start()
     slots.refuse(0.0, random.Random(0))
     for _ in range(2):
-        slots.release()
+        slots.release(0.0)
         filled(slots, 1)
         assert slots.limit == 3
-    slots.release()
+    slots.release(0.0)
     assert slots.limit == 4
 
 
@@ -111,7 +116,7 @@ def probes_until(slots: Slots, limit: int) -> int:
     """How many completions it takes until one more than *limit* is tried; then that one is refused."""
     completions = 0
     while slots.limit == limit:
-        slots.release()
+        slots.release(0.0)
         completions += 1
         while slots.held < limit:
             filled(slots, 1)
@@ -121,12 +126,26 @@ def probes_until(slots: Slots, limit: int) -> int:
     return completions
 
 
-def test_refused_probes_become_rarer():
-    """The gap between probes doubles with each one refused."""
+def test_politeness_ends_with_the_others():
+    """After twice `limit` completions without another such refusal, a freed slot is taken at once again."""
     slots = filled(Slots.of(None), 3)
     slots.start()
     slots.refuse(0.0, random.Random(0))
-    assert [probes_until(slots, 3) for _ in range(4)] == [3, 6, 12, 24]
+    waits = []
+    for now in range(10, 130, 10):
+        slots.release(now)
+        waits.append(slots.retry_at - now)
+        slots.start()
+        slots.accept()
+    assert waits == [2 * POLITENESS] * 2 * FIRST_LIMIT + [0.0] * 2
+
+
+def test_refused_probes_become_rarer():
+    """The gap between probes doubles once: what others leave is not left empty for long."""
+    slots = filled(Slots.of(None), 3)
+    slots.start()
+    slots.refuse(0.0, random.Random(0))
+    assert [probes_until(slots, 3) for _ in range(4)] == [3, 6, 6, 6]
 
 
 def test_refusal_below_what_is_known_is_no_probe():
@@ -134,7 +153,7 @@ def test_refusal_below_what_is_known_is_no_probe():
     slots = filled(Slots.of(None), 3)
     slots.start()
     slots.refuse(0.0, random.Random(0))
-    slots.release()
+    slots.release(0.0)
     slots.start()
     slots.refuse(0.0, random.Random(0))
     assert slots.limit == 2
@@ -180,7 +199,7 @@ class Account(RuleBasedStateMachine):
     def end(self) -> None:
         """A task ends."""
         self.tasks -= 1
-        self.slots.release()
+        self.slots.release(self.now)
 
     @rule(others=st.integers(0, 6))
     def change_others(self, others: int) -> None:
