@@ -229,6 +229,18 @@ class Books:
 
         flight.journal.put(record).add_done_callback(done)
 
+    async def claimed(self, flight: Flight, path: Path, size: int) -> None:
+        """Make durable that the video of *flight*, *size* bytes, is about to be called *path*."""
+        if flight.journal is None or flight.record is None:
+            return
+        kept = await self._in_thread(_relative, path, flight.journal.path.parent)
+        flight.record = attrs.evolve(
+            flight.record, download="part", path=kept, size=size, updated_at=self._clock()
+        )
+        future = flight.journal.put(flight.record)
+        await asyncio.wait([future])
+        _complain(flight.record, future)
+
     async def stored(self, flight: Flight, path: Path) -> None:
         """Make durable that the video of *flight* is in the file *path*.
 
@@ -262,7 +274,7 @@ class Books:
         elif status is TaskStatus.GIVEN_UP:  # asked for once more: it may have ended since
             flight.judged, error = attrs.evolve(flight.judged, status=TaskStatus.SUBMITTED), None
         flight.error = error
-        if known.download == "stored" and known.path is not None and flight.journal is not None:
+        if known.download in ("part", "stored") and known.path is not None and flight.journal is not None:
             path = flight.journal.path.parent / known.path
             if path.is_file() and path.stat().st_size == known.size:
                 flight.path = path
@@ -303,8 +315,12 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().resolve()
 
 
-def _kept(path: Path, folder: Path) -> tuple[str, int]:
+def _relative(path: Path, folder: Path) -> str:
     """How a file is written down: relative to the journal's folder, so that both can move."""
     path = path.resolve()
-    kept = path.relative_to(folder) if path.is_relative_to(folder) else path
-    return str(kept), path.stat().st_size
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _kept(path: Path, folder: Path) -> tuple[str, int]:
+    """How a file that is there is written down, and its size."""
+    return _relative(path, folder), path.stat().st_size

@@ -17,10 +17,10 @@ import aiohttp
 import attrs
 
 from kling_async.bookkeeping import Again, never
-from kling_async.downloads import is_file
 from kling_async.engine import Options
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import Hook, Hooks
+from kling_async.parts import is_file
 from kling_async.protocol import auth, identity
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import (
@@ -376,11 +376,11 @@ class KlingClient:
         if self._work is None:
             return Statistics(0, 0, 0, 0, 0, 0)
         engine = self._work.engine
-        waiting = engine.submission.waiting
+        waiting = engine.submission.lines.waiting
         return Statistics(
             waiting=waiting,
             in_flight=len(engine.live) - waiting,
-            limit=engine.submission.limit,
+            limit=engine.submission.lines.limit,
             succeeded=engine.succeeded,
             failed=engine.failed,
             polls=engine.pollers.polls,

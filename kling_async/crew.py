@@ -22,7 +22,7 @@ class _Stopped(Exception):  # noqa: N818 - no error: it ends the task group
 class Crew:
     """Everything of ours runs in one task group inside one task, which no caller's cancellation reaches.
 
-    No exception group leaves it, and a bug of ours ends every waiter with one `EngineError` instead of a hang.
+    No exception group leaves it, and a bug of ours ends every waiter with one `EngineError`, never a hang.
 
     Args:
         ending: called when no new work begins any more; may be called again.

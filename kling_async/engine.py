@@ -1,6 +1,6 @@
 """Owns every POST and every poll of one client in one event loop, and all that is known of its tasks.
 
-All of it is run by a `Crew`, so that no caller's cancellation reaches a POST. News of a task comes through one
+A `Crew` runs all of it, so that no caller's cancellation reaches a POST. News of a task comes through one
 door, `Engine.observe`, whoever brings it.
 """
 
@@ -187,7 +187,7 @@ class Engine:
 
     def join(self, flight: Flight) -> None:
         """Put *flight* in line in its place; it leaves after `check`."""
-        self.submission.join(flight)
+        self.submission.lines.join(flight)
         self._live[flight.order] = flight
         self._idle.clear()
 
@@ -239,9 +239,9 @@ class Engine:
             self._end_resumed(flight)
         elif flight.resumed:
             flight.prepared = prepared
-            self.submission.withdraw(flight)
+            self.submission.lines.withdraw(flight)
             self._take_up(flight)
-            self.submission.dispatch(flight.slot_key)
+            self.submission.lines.dispatch(flight.slot_key)
         else:
             self._named[external_task_id] = flight
             flight.task = flight.judged
@@ -270,17 +270,17 @@ class Engine:
 
     def withdraw(self, flight: Flight, error: KlingError | None = None) -> bool:
         """Take *flight* back if its POST has not begun; False: it has."""
-        if not self.submission.withdraw(flight):
+        if not self.submission.lines.withdraw(flight):
             return False
         seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
         error = error or KlingError("withdrawn before it was submitted")
         self.observe(flight, seen, flight.about(error))
-        self.submission.dispatch(flight.slot_key)
+        self.submission.lines.dispatch(flight.slot_key)
         return True
 
     def _mirror(self, flight: Flight, same: Flight) -> None:
         """*flight* wants what *same* already is: it leaves the line and shows what happens there."""
-        self.submission.withdraw(flight)
+        self.submission.lines.withdraw(flight)
         del self._live[flight.order]
         flight.same = same
 
@@ -292,16 +292,16 @@ class Engine:
 
         same.listen(reflect)
         reflect(same)
-        self.submission.dispatch(flight.slot_key)
+        self.submission.lines.dispatch(flight.slot_key)
 
     def _end_resumed(self, flight: Flight) -> None:
         """An earlier run brought *flight* to its end: it leaves the line and is over, without a call."""
-        self.submission.withdraw(flight)
+        self.submission.lines.withdraw(flight)
         del self._live[flight.order]
         self._keep_unresolved(flight)
         flight.task = flight.judged
         flight.announce()
-        self.submission.dispatch(flight.slot_key)
+        self.submission.lines.dispatch(flight.slot_key)
 
     async def recording(
         self,
@@ -345,7 +345,7 @@ class Engine:
         else:
             flight.task = flight.judged
             flight.acknowledged_at = self.crew.loop.time() - flight.age
-            self.submission.hold(flight)
+            self.submission.lines.hold(flight)
             self.pollers.watch(flight)
             flight.announce()
 
@@ -366,7 +366,7 @@ class Engine:
         )
         self._live[flight.order] = self._named[name] = flight
         self._idle.clear()
-        self.submission.hold(flight)
+        self.submission.lines.hold(flight)
         self.pollers.watch(flight)
         return flight
 
@@ -390,7 +390,7 @@ class Engine:
         proven = lifecycle.STATES[judged.status].outcome is Outcome.CREATED and flight.acknowledged_at is None
         if proven:
             flight.acknowledged_at = self.crew.loop.time()
-            self.submission.settle(flight)
+            self.submission.lines.settle(flight)
         if flight.ended:
             self._land(flight)
         elif proven:
@@ -437,7 +437,7 @@ class Engine:
         self.pollers.forget(flight)
         self._keep_unresolved(flight)
         del self._live[flight.order]
-        self.submission.release(flight)
+        self.submission.lines.release(flight)
 
     def _keep_unresolved(self, flight: Flight) -> None:
         """Keep what only the caller can decide to submit anew."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import ssl as tls
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,11 +13,12 @@ import attrs
 
 from kling_async.api import Api
 from kling_async.bookkeeping import Again, Recording, never
-from kling_async.downloads import Downloads, is_file
+from kling_async.downloads import Downloads
 from kling_async.engine import Engine, Options
 from kling_async.flight import Flight
 from kling_async.handles import TaskHandle
 from kling_async.journal import FILE_NAME
+from kling_async.parts import is_file
 from kling_async.protocol.auth import Credentials, Signer
 from kling_async.protocol.errors import (
     ConcurrencyLimitError,
@@ -166,9 +168,10 @@ class Running:
         """
         if flight.path is not None:
             logger.info("%s: already there: %s", name, flight.path)
-            return flight.path
+            return _as_given(flight.path, to)
         async with self.engine.crew.visit(DownloadError):  # its row belongs to it: closing can wait for both
-            path = await self.download(flight.task, to, name)
+            claim = functools.partial(self.engine.books.claimed, flight)
+            path = await self._downloads.save(flight.task, to, name=name, claim=claim)
             await self.engine.books.stored(flight, path)
         return path
 
@@ -215,6 +218,12 @@ class Running:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
+
+
+def _as_given(path: Path, to: Path) -> Path:
+    """*path* in the caller's terms: below *to* as that was given, relative or not."""
+    folder = to.parent if is_file(to) else to
+    return folder / path.name if path.parent == folder.resolve() else path
 
 
 def _taken(to: Path | None) -> RequestError | None:

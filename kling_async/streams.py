@@ -175,11 +175,11 @@ class _Stream:
 
     async def _room(self, slot_key: SlotKey | None) -> None:
         """Wait until one more may be taken: the unread are bounded, and a slot must be free."""
-        while self.taken - self.given >= max(2 * self.engine.submission.limit, LEAST_BOUND):
+        while self.taken - self.given >= max(2 * self.engine.submission.lines.limit, LEAST_BOUND):
             self.room.clear()
             await self.room.wait()
         if slot_key is not None:
-            await self.engine.submission.room(slot_key)
+            await self.engine.submission.lines.room(slot_key)
 
     async def _submit(self, key: str | None, request: VideoRequest) -> bool:
         """Put *request* in line; False: it takes no slot, for an earlier run or another item has it."""
@@ -199,8 +199,13 @@ class _Stream:
 
     def _name(self, request: VideoRequest) -> str:
         name = default_name(request)
-        self.names[name] += 1
-        return name if self.names[name] == 1 else f"{name}-{self.names[name]}"
+        count = self.names[name] + 1
+        while count > 1 and f"{name}-{count}" in self.names:
+            count += 1
+        unique = name if count == 1 else f"{name}-{count}"
+        self.names[name] = count
+        self.names.setdefault(unique, 1)
+        return unique
 
     # The engine's side
 

@@ -6,18 +6,16 @@ costs no coroutine. The POST belongs to the engine: whoever asked for it may sto
 
 import asyncio
 import copy
-import heapq
 import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import attrs
-
 from kling_async.ambiguity import Resolver
 from kling_async.api import Api
-from kling_async.flight import Flight, Keeper, SlotKey
+from kling_async.flight import Flight, Keeper
 from kling_async.instrumentation import Hooks, Retried, Submitted, Waiting
+from kling_async.lines import Lines
 from kling_async.protocol import wire
 from kling_async.protocol.errors import (
     AlreadyExistsError,
@@ -28,7 +26,6 @@ from kling_async.protocol.errors import (
     RateLimitError,
 )
 from kling_async.protocol.models import Task, TaskStatus
-from kling_async.protocol.slots import LONGEST_WAIT, Slots
 from kling_async.retries import Retries, retrying
 from kling_async.typing import Body
 
@@ -38,16 +35,6 @@ logger = logging.getLogger("kling_async")
 
 LARGE = 64 * 1024
 """Bytes from which a body takes an upload place: what asyncio buffers anyway is no upload."""
-
-
-@attrs.define(eq=False)
-class _Line:
-    """The requests of one slot key, in order, and its slots."""
-
-    slots: Slots
-    queue: list[Flight] = attrs.field(factory=list[Flight])
-    timer: asyncio.TimerHandle | None = None
-    watchers: list[asyncio.Future[None]] = attrs.field(factory=list[asyncio.Future[None]])
 
 
 class Submission:
@@ -89,113 +76,31 @@ class Submission:
         self._resolver = Resolver(
             api, retries=retries, patience=patience, rng=rng, keeper=keeper, resend=self._resend, known=known
         )
-        self._max_in_flight = max_in_flight
         self._places = asyncio.Semaphore(max_uploads)
         self._retries = retries
         self._rng = rng
         self._hooks = hooks
-        self._lines: dict[SlotKey, _Line] = {}
         self._posts: dict[Flight, asyncio.Task[None]] = {}
         self._calling: set[Flight] = set()
         self._out = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._stopped: Callable[[], KlingError] | None = None
-        self._pauses = 0
-        self._paused_until = 0.0
-
-    @property
-    def waiting(self) -> int:
-        """Requests in line."""
-        return sum(flight.in_line for line in self._lines.values() for flight in line.queue)
-
-    @property
-    def limit(self) -> int:
-        """The largest limit of any slot key, known or assumed."""
-        return max(
-            (line.slots.limit for line in self._lines.values()), default=Slots.of(self._max_in_flight).limit
-        )
-
-    def join(self, flight: Flight) -> None:
-        """Put *flight* in line. It leaves when it is `ready` and its slot is free."""
-        flight.taken_at = asyncio.get_running_loop().time()
-        flight.in_line = True
-        heapq.heappush(self._line(flight.slot_key).queue, flight)
+        self.lines = Lines(max_in_flight=max_in_flight, send=self._send, keeper=keeper, rng=rng)
 
     def ready(self, flight: Flight) -> None:
         """The pictures of *flight* are checked: it leaves when it is first and has its slot."""
-        self.dispatch(flight.slot_key)
+        self.lines.dispatch(flight.slot_key)
         if flight.in_line:
             self._hooks.tell(Waiting(**_names(flight)))
 
-    def withdraw(self, flight: Flight) -> bool:
-        """Take *flight* out of line; False: it has left."""
-        was_in_line, flight.in_line = flight.in_line, False
-        return was_in_line
-
-    def hold(self, flight: Flight) -> None:
-        """Count a task that was not submitted here."""
-        flight.holds_slot = True
-        self._line(flight.slot_key).slots.hold()
-
-    def settle(self, flight: Flight) -> None:
-        """The task of *flight* exists: if it waits in line for a second attempt, it only takes its slot."""
-        if self.withdraw(flight):
-            self.hold(flight)
-
     def resolve(self, flight: Flight, cause: KlingError) -> None:
         """Find out whether *flight*, whose answer was lost, was made. It holds a slot meanwhile."""
-        self.hold(flight)
+        self.lines.hold(flight)
         if flight.ended:
-            self.release(flight)  # other news was faster
+            self.lines.release(flight)  # other news was faster
         else:
             self._spawn(self._resolver.resolve(flight, cause))
-
-    def release(self, flight: Flight) -> None:
-        """A task is terminal: its slot is free for the next in line."""
-        if flight.holds_slot:
-            flight.holds_slot = False
-            self._line(flight.slot_key).slots.release(asyncio.get_running_loop().time())
-            self.dispatch(flight.slot_key)
-
-    async def room(self, slot_key: SlotKey) -> None:
-        """Wait until a request that joined this line now would leave at once."""
-        line = self._line(slot_key)
-        while not self._has_room(line):
-            watcher = asyncio.get_running_loop().create_future()
-            line.watchers.append(watcher)
-            self.dispatch(slot_key)
-            try:
-                await watcher
-            finally:
-                if watcher in line.watchers:
-                    line.watchers.remove(watcher)
-
-    def dispatch(self, slot_key: SlotKey) -> None:
-        """Send off whoever is first in line for as long as there are slots."""
-        line = self._line(slot_key)
-        if line.timer is not None:
-            line.timer.cancel()
-            line.timer = None
-        loop = asyncio.get_running_loop()
-        if self._stopped is not None:
-            return
-        while (first := self._first(line)) is not None and first.prepared is not None:
-            if not self._may_leave(line):
-                break
-            heapq.heappop(line.queue)
-            first.in_line = False
-            line.slots.start()
-            self._out += 1
-            self._quiet.clear()
-            self._spawn(self._post(line, first))
-        again = max(line.slots.retry_at, self._paused_until)
-        if (line.queue or line.watchers) and again > loop.time():
-            line.timer = loop.call_at(again, self.dispatch, slot_key)
-        if line.watchers and self._has_room(line):
-            for watcher in line.watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
 
     async def quiet(self) -> None:
         """Wait until every POST that is out has been answered. Nothing new leaves: call `stop` first."""
@@ -204,33 +109,18 @@ class Submission:
     def stop(self, error: Callable[[], KlingError]) -> None:
         """Take everyone out of line and give up what waits to be tried again; what is being sent goes on."""
         self._stopped = error
-        for line in self._lines.values():
-            self._refuse_line(line, error)
-            if line.timer is not None:
-                line.timer.cancel()
+        self.lines.stop(error)
         for flight, post in self._posts.items():
             if flight not in self._calling:
                 post.cancel()
 
-    def _line(self, slot_key: SlotKey) -> _Line:
-        line = self._lines.get(slot_key)
-        if line is None:
-            line = self._lines[slot_key] = _Line(Slots.of(self._max_in_flight))
-        return line
+    def _send(self, flight: Flight) -> None:
+        """*flight* has its slot."""
+        self._out += 1
+        self._quiet.clear()
+        self._spawn(self._post(flight))
 
-    def _first(self, line: _Line) -> Flight | None:
-        while line.queue and not line.queue[0].in_line:
-            heapq.heappop(line.queue)
-        return line.queue[0] if line.queue else None
-
-    def _may_leave(self, line: _Line) -> bool:
-        now = asyncio.get_running_loop().time()
-        return now >= self._paused_until and line.slots.is_free(now)
-
-    def _has_room(self, line: _Line) -> bool:
-        return self._first(line) is None and self._may_leave(line)
-
-    async def _post(self, line: _Line, flight: Flight) -> None:
+    async def _post(self, flight: Flight) -> None:
         """One flight from its slot to its acknowledgement, its refusal, or its unknown end."""
         task = asyncio.current_task()
         assert task is not None  # we run in one
@@ -239,40 +129,38 @@ class Submission:
             await self._keeper.intend(flight)
             seen = await self._submit(flight)
         except ConcurrencyLimitError as error:
-            line.slots.refuse(asyncio.get_running_loop().time(), self._rng)
-            self._refused(line, flight, error)
+            self.lines.no_slot(flight)
+            self._refused(flight, error)
         except RateLimitError as error:
-            line.slots.fail()
-            self._pause(error)
-            self._refused(line, flight, error)
+            self.lines.failed(flight)
+            self.lines.pause(error)
+            self._refused(flight, error)
         except KlingError as error:
-            line.slots.fail()
+            self.lines.failed(flight)
             if error.outcome is Outcome.MAY_EXIST and not self._api.stops_account(error):
                 self._missed(flight)
                 self.resolve(flight, error)
             else:
-                self._ended(line, flight, error)
+                self._ended(flight, error)
         except asyncio.CancelledError:
-            line.slots.fail()
+            self.lines.failed(flight)
             if flight in self._calling or flight.sent_at is not None:
                 self._missed(flight)
             else:
-                self._ended(line, flight, KlingError("the client was closed before it was submitted"))
+                self._ended(flight, KlingError("the client was closed before it was submitted"))
             raise
         else:
-            self._pauses = 0
-            line.slots.accept()
-            flight.holds_slot = True
+            self.lines.accepted(flight)
             self._keeper.acknowledge(flight, seen)
             if flight.ended:
-                self.release(flight)
+                self.lines.release(flight)
         finally:
             self._calling.discard(flight)
             del self._posts[flight]
             self._out -= 1
             if not self._out:
                 self._quiet.set()
-            self.dispatch(flight.slot_key)
+            self.lines.dispatch(flight.slot_key)
 
     async def _submit(self, flight: Flight) -> Task:
         loop = asyncio.get_running_loop()
@@ -352,40 +240,17 @@ class Submission:
 
     def _resend(self, flight: Flight) -> None:
         """By look-ups there is no task: *flight* goes to the head of its line, with the same id."""
-        flight.holds_slot = False
-        line = self._line(flight.slot_key)
-        line.slots.release(asyncio.get_running_loop().time())
-        self._rejoin(line, flight)
-        self.dispatch(flight.slot_key)
+        self.lines.rejoin(flight)
+        self.lines.release(flight)
 
-    def _refused(self, line: _Line, flight: Flight, error: KlingError) -> None:
+    def _refused(self, flight: Flight, error: KlingError) -> None:
         """Kling has no room for *flight* now: it goes back to its place in line, if it waits."""
         if flight.waits:
-            self._rejoin(line, flight)
+            self.lines.rejoin(flight)
         else:
-            self._ended(line, flight, error)
+            self._ended(flight, error)
 
-    def _rejoin(self, line: _Line, flight: Flight) -> None:
-        if flight.acknowledged_at is not None:  # other news was faster
-            self.hold(flight)
-            if flight.ended:
-                self.release(flight)
-            return
-        flight.in_line = True
-        heapq.heappush(line.queue, flight)
-        if self._stopped is not None:
-            self._refuse_line(line, self._stopped)
-
-    def _pause(self, error: RateLimitError) -> None:
-        """1302 speaks of the account: nothing of it leaves for a while."""
-        wait = error.retry_after
-        if not wait:
-            wait = min(2.0**self._pauses, LONGEST_WAIT) * self._rng.uniform(0.8, 1.2)
-        self._pauses += 1
-        until = asyncio.get_running_loop().time() + wait
-        self._paused_until = max(self._paused_until, until)
-
-    def _ended(self, line: _Line, flight: Flight, error: KlingError) -> None:
+    def _ended(self, flight: Flight, error: KlingError) -> None:
         """A submit ended with a definite answer, and without an acknowledgement."""
         if error.outcome is Outcome.MAY_EXIST:
             # a web page in place of the API: the base URL is wrong
@@ -395,19 +260,9 @@ class Submission:
         seen = Task(None, flight.judged.external_task_id, status)
         self._keeper.observe(flight, seen, flight.about(error))
         if self._api.stops_account(error):
-            for each in self._lines.values():
-                self._refuse_line(each, lambda: _fresh(error))
+            self.lines.refuse(None, lambda: _fresh(error))
         elif self._api.stops_model(error):
-            self._refuse_line(line, lambda: _fresh(error))
-
-    def _refuse_line(self, line: _Line, error: Callable[[], KlingError]) -> None:
-        queue, line.queue = line.queue, []
-        for flight in sorted(queue):
-            if self.withdraw(flight):
-                seen = Task(None, flight.judged.external_task_id, TaskStatus.REFUSED)
-                refusal = error()
-                refusal.outcome = Outcome.NOT_CREATED  # this one was not sent
-                self._keeper.observe(flight, seen, flight.about(refusal))
+            self.lines.refuse(flight.slot_key, lambda: _fresh(error))
 
 
 def _fresh(error: KlingError) -> KlingError:

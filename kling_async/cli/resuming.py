@@ -49,30 +49,36 @@ class Resumption:
     items: Sequence[Item] = ()
     earlier: Earlier = attrs.field(factory=lambda: Earlier((), frozenset(), ()))
     anew: Again = attrs.field(factory=Again)
+    _again: frozenset[str] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self._labels(self.anew.keys), takes_self=True)
+    )
+    _resend: frozenset[str] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self._labels(self.anew.resend), takes_self=True)
+    )
 
     def again(self, label: str, status: TaskStatus) -> bool:
         """Whether the item that an earlier run called *label* and left as *status* is made anew.
 
         A stream asks this of what ended without a video.
         """
-        if status not in (TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP, TaskStatus.MAY_EXIST):
+        if status is TaskStatus.MAY_EXIST:
+            return label in self._resend
+        if status not in (TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP):
             return False
-        keys = self.anew.resend if status is TaskStatus.MAY_EXIST else self.anew.keys
-        named = any(
-            row is not None and row.label == label and item.name in keys
-            for item, row in zip(self.items, self.earlier.rows, strict=True)
-        )
-        return named or (self.anew.failed and status is TaskStatus.FAILED)
+        return label in self._again or (self.anew.failed and status is TaskStatus.FAILED)
+
+    def _labels(self, keys: Sequence[str]) -> frozenset[str]:
+        """What an earlier run called the items that are called *keys* now."""
+        rows = zip(self.items, self.earlier.rows, strict=True)
+        return frozenset(row.label for item, row in rows if row is not None and item.name in keys)
 
     def running(self) -> dict[str, Running]:
-        """The items that run at Kling, by external_task_id."""
+        """The items that run at Kling, or are only to be downloaded, by external_task_id."""
         rows = zip(self.items, self.earlier.rows, strict=True)
         return {
             row.external_task_id: _running(row, item.name)
             for item, row in rows
-            if row is not None
-            and row.state in (*_RUNS, *_OPEN)
-            and not self.again(row.label, TaskStatus(row.state))
+            if row is not None and self._word(item, row) in ("running", "to look up", "to download")
         }
 
     def unlisted(self) -> dict[str, Running]:

@@ -17,7 +17,7 @@ from kling_async.cli.progress import Progress, Running
 from kling_async.cli.resuming import NOTHING, Resumption
 from kling_async.cli.screen import duration, reason, task_as_dict
 from kling_async.client import KlingClient
-from kling_async.downloads import file_name, is_file
+from kling_async.parts import file_name, is_file
 from kling_async.protocol.errors import (
     AccountError,
     AuthenticationError,
@@ -154,7 +154,7 @@ async def run_stream(
                 failure = await stream.run(kling, items, timeout)
             except asyncio.CancelledError:
                 return await tell_interruption(common, progress, kling, folder)
-    if isinstance(failure, JournalError) and not progress.saved and not progress.running:
+    if isinstance(failure, JournalError) and not progress.saved and not stream.failures:
         return common.screen.fail(failure)
     return stream.summary(failure, len(items))
 

@@ -14,7 +14,7 @@ from kling_async.cli.progress import Progress
 from kling_async.cli.running import tell_interruption
 from kling_async.cli.screen import task_as_dict
 from kling_async.client import KlingClient
-from kling_async.downloads import is_file
+from kling_async.parts import is_file
 from kling_async.protocol import auth
 from kling_async.protocol.errors import NotFoundError, RequestError
 from kling_async.protocol.identity import Token

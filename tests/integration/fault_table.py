@@ -46,14 +46,16 @@ class Row:
         ends: how each operation ends that it can strike.
         large: whether the create carries a picture of 5 MB.
         signs: whether the client has an access key, which can sign again.
+        kept: whether a list is read before the call, and its connection kept.
         wait: seconds that the call takes at least, since the server asks for them.
     """
 
     what: str
     fault: str
-    ends: dict[Operation, End]
+    ends: dict[str, End]
     large: bool = False
     signs: bool = False
+    kept: bool = False
     wait: float = 0.0
 
 
@@ -62,24 +64,24 @@ _LOST: Final = End(1, 0, "ResponseLostError", "MAY_EXIST")
 _PAID_AND_LOST: Final = End(1, 1, "ResponseLostError", "MAY_EXIST")
 
 
-def _reads(requests: int, *, download: bool = True) -> dict[Operation, End]:
-    ends: dict[Operation, End] = {"query": End(requests), "list": End(requests)}
+def _reads(requests: int, *, download: bool = True) -> dict[str, End]:
+    ends: dict[str, End] = {"query": End(requests), "list": End(requests)}
     return ends | ({"download": End(requests)} if download else {})
 
 
-def _refused(error: str, *, reads: bool = True) -> dict[Operation, End]:
+def _refused(error: str, *, reads: bool = True) -> dict[str, End]:
     end = End(1, 0, error, _NOTHING)
     return {"create": end, "blind": end} | ({"query": end, "list": end} if reads else {})
 
 
-_UNMADE: Final[dict[Operation, End]] = {"create": End(2, 1), "blind": _LOST}
+_UNMADE: Final[dict[str, End]] = {"create": End(2, 1), "blind": _LOST}
 """Nobody knows that nothing was made: looked up, waited out, sent again under the same id."""
-_MADE: Final[dict[Operation, End]] = {"create": End(1, 1), "blind": _PAID_AND_LOST}
+_MADE: Final[dict[str, End]] = {"create": End(1, 1), "blind": _PAID_AND_LOST}
 """Made, and the answer lost: found by its external_task_id."""
-_AGAIN: Final[dict[Operation, End]] = {"create": End(2, 1), "blind": End(2, 1)}
+_AGAIN: Final[dict[str, End]] = {"create": End(2, 1), "blind": End(2, 1)}
 """By proof or by a readable refusal nothing was made: sent again at once."""
 _GONE: Final = End(0, 0, "DownloadError", "CREATED")
-_UNREACHABLE: Final[dict[Operation, End]] = {
+_UNREACHABLE: Final[dict[str, End]] = {
     **dict.fromkeys(("create", "blind", "query", "list"), End(0, 0, "ConnectError", _NOTHING)),
     "download": _GONE,
 }
@@ -90,6 +92,12 @@ ROWS: Final = (
     Row("certificate nobody vouches for", "untrusted", _UNREACHABLE),
     Row("no connection in time", "full", _UNREACHABLE),
     Row("proxy refuses the tunnel", "proxy", _UNREACHABLE),
+    Row(
+        "kept connection closed as the next request comes",
+        "list:keepalive_race",
+        {"create": End(1, 1), "blind": End(1, 1)} | _reads(1),
+        kept=True,
+    ),
     Row("closed after the headers", "{on}:closed_after_headers", _UNMADE | _reads(2)),
     Row("reset after the headers", "{on}:closed_after_headers reset=1", _UNMADE | _reads(2)),
     Row("closed after the headers, 5 MB to come", "{on}:closed_after_headers", _AGAIN, large=True),

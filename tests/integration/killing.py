@@ -1,6 +1,7 @@
 """One mode of the kill test: the worker's lives, how each ends, and what came of it; see `kill`."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -124,7 +125,9 @@ class Life:
     def kill(self) -> None:
         """End it now, if it lives."""
         if self.process is not None and self.process.returncode is None:
-            self.process.kill()
+            # Process.kill would reap a worker that has just died by itself, behind asyncio's back
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGKILL)
 
     def on_event(self, event: str) -> None:
         """The simulator has come to a point of some request; nothing goes on there until this returns."""

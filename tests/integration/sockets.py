@@ -22,9 +22,9 @@ def png(padding: int) -> bytes:
 
 
 def reply(status: int, body: bytes = b"", *, length: int | None = None, **headers: str) -> bytes:
-    """An HTTP response; *length* is what it says of its body, the truth by default."""
+    """An HTTP response; *length* is what it says of its body, by default the truth; empty headers go."""
     usual = {"Content_Length": str(len(body) if length is None else length), "Connection": "close"}
-    lines = [f"{name.replace('_', '-')}: {value}" for name, value in {**usual, **headers}.items()]
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in {**usual, **headers}.items() if value]
     return "\r\n".join([f"HTTP/1.1 {status} x", *lines, "", ""]).encode() + body
 
 

@@ -166,3 +166,54 @@ def test_three_thousand_leave_nothing_over(tmp_path: Path):
     assert (seen["tasks"], seen["descriptors"]) == (0, 0)
     half = count // 2
     assert (max(seen["sizes"][-50:]) - max(seen["sizes"][half - 50 : half])) / half < 2048
+
+
+TWIN = """
+import asyncio, json, sys
+
+from kling_async import APIKey, ImageToVideo, KlingClient, Polling
+from kling_async.protocol.providers import KLING
+
+url, picture = sys.argv[1:]
+
+
+async def main():
+    polling = Polling(factor=0.2, base=1, max_interval=0.2, floor=0.1)
+    requests = [(f"k{n}", ImageToVideo(image=picture, prompt=str(n))) for n in range(50)]
+    async with KlingClient(APIKey("sim-key"), KLING.at(url), max_in_flight=10, polling=polling) as kling:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        return {done.key: done.result().task_id async for done in kling.completions(requests)}
+
+
+print(json.dumps(asyncio.run(main())))
+"""
+
+
+def test_two_processes_without_a_journal(tmp_path: Path):
+    """Two processes submit the same fifty keys at the same moment: fifty tasks, and both have all of them."""
+    small = tmp_path / "small.jpg"
+    small.write_bytes(picture(7))
+    simulator = Simulator(seconds=0.3, parallel=None)
+
+    async def main() -> list[dict[str, str]]:
+        async with serve(simulator) as url:
+            twins = [
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-c", TWIN, url, str(small)),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                )
+                for _ in range(2)
+            ]
+            for twin in twins:
+                assert twin.stdout is not None
+                assert await asyncio.wait_for(twin.stdout.readline(), 20) == b"ready\n"
+            told = await asyncio.gather(*(asyncio.wait_for(twin.communicate(b"go\n"), 25) for twin in twins))
+            return [json.loads(out) for out, _ in told]
+
+    one, other = asyncio.run(main())
+    assert one == other
+    assert sorted(one) == sorted(f"k{number}" for number in range(50))
+    assert len(simulator.ledger.made) == 50
+    assert simulator.ledger.outcomes["create", 1201] == 50, "the later of each two was refused as known"

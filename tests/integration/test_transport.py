@@ -6,7 +6,7 @@ import gc
 import hashlib
 import os
 import tracemalloc
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from kling_async import (
     RequestError,
     ResponseLostError,
 )
+from kling_async.instrumentation import Event, Retried
 from kling_async.protocol.providers import KLING
 from kling_async.protocol.wire import Request
 from kling_async.simulator import Faults, Simulator, make_app
@@ -54,7 +55,7 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(script: str = "", **settings: Any) -> AsyncIterator[Server]:
+async def serving(script: str = "", **settings: Any) -> AsyncGenerator[Server]:
     """A server; each of its replies sets a cookie."""
     server = Server(Simulator(seconds=0.0, parallel=None, render=lambda _: VIDEO, **settings))
 
@@ -228,7 +229,8 @@ class Whole:
 
 async def sent(answer: Answer, method: str = "POST", **options: Any) -> Any:
     """What the transport makes of *answer*."""
-    transport = AiohttpTransport(**({"reply_seconds": 0.3, "connect_seconds": 5.0} | options))
+    usual: dict[str, Any] = {"reply_seconds": 0.3, "connect_seconds": 5.0}
+    transport = AiohttpTransport(**(usual | options))
     try:
         async with Host(answer).serve() as url:
             body = Whole() if method == "POST" else None
@@ -304,11 +306,10 @@ def test_four_pictures_of_nine_megabytes_in_flat_memory(tmp_path: Path):
             gc.collect()
             tracemalloc.start()
             try:
-                handle = await kling.submit(request)
+                assert (await kling.submit(request)).task_id == "880001"
                 return tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
-                assert handle.task_id == "880001"
 
     peak = asyncio.run(main())
     assert came == [int(host.asked[0]["content-length"])]
@@ -361,7 +362,9 @@ def test_a_file_that_changed_between_attempts_is_never_sent_whole(disguised: boo
     path.write_bytes(png(3_000_000))
     before = path.stat()
 
-    def change() -> None:
+    def change(event: Event) -> None:
+        if not isinstance(event, Retried):
+            return
         content = bytearray(path.read_bytes())
         content[2_000_000] = 7
         path.write_bytes(content)
@@ -370,7 +373,6 @@ def test_a_file_that_changed_between_attempts_is_never_sent_whole(disguised: boo
 
     async def break_off(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.readexactly(500_000)
-        await asyncio.to_thread(change)
 
     async def take(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         came.put_nowait(await body_of(host, reader))
@@ -379,11 +381,11 @@ def test_a_file_that_changed_between_attempts_is_never_sent_whole(disguised: boo
     host = Host(break_off, take)
 
     async def main() -> int:
-        async with host.serve() as url, client(url) as kling:
+        async with host.serve() as url, client(url, hooks=(change,)) as kling:
             with pytest.raises(RequestError, match="changed") as caught:
                 await kling.submit(ImageToVideo(image=path, prompt="x"))
             assert caught.value.outcome is Outcome.NOT_CREATED
-            return await came.get()
+            return await asyncio.wait_for(came.get(), 5)
 
     arrived = asyncio.run(main())
     assert arrived < int(host.asked[1]["content-length"])
