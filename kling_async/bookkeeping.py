@@ -89,6 +89,7 @@ class Books:
         self._account = account
         self._secret = secret
         self._provider = provider
+        self._host = urlsplit(provider.base_url).netloc
         self._clock = clock
         self._in_thread = in_thread
         self._random_id = random_id
@@ -140,9 +141,10 @@ class Books:
     ) -> Journal:
         journal = await Journal.open(path, namespace=namespace, now=self._clock())
         live = await journal.live()
-        mine = [record for record in live if record.account == self._account]
+        mine = [record for record in live if self._is_ours(record)]
         if len(mine) < len(live):
-            logger.warning("%d tasks of %s belong to another account", len(live) - len(mine), path)
+            what = "%d tasks of %s belong to another account or provider, and are left alone"
+            logger.warning(what, len(live) - len(mine), path)
         pick_up([self._left(record, journal, next(orders)) for record in mine])
         return journal
 
@@ -185,7 +187,7 @@ class Books:
                 label=flight.key or flight.label or external_task_id,
                 account=self._account,
                 provider=self._provider.name,
-                host=urlsplit(self._provider.base_url).netloc,
+                host=self._host,
                 endpoint=flight.endpoint,
                 model_name=request.model_name,
                 request_hash=request_hash,
@@ -265,11 +267,11 @@ class Books:
         flight.resumed = True
         self._recall(flight, known)
         error = records.error_of(known)
-        if known.account != self._account and status is not TaskStatus.SUCCEED:
+        if status is not TaskStatus.SUCCEED and not self._is_ours(known):
             error = KlingError(
-                "was submitted with another account's key",
+                f"was submitted by another account, or at another base URL: {known.host}",
                 outcome=Outcome.MAY_EXIST,
-                advice="run it with that key to pick it up",
+                advice="run it with that key, there, to pick it up",
             )
         elif status is TaskStatus.GIVEN_UP:  # asked for once more: it may have ended since
             flight.judged, error = attrs.evolve(flight.judged, status=TaskStatus.SUBMITTED), None
@@ -279,6 +281,10 @@ class Books:
             if path.is_file() and path.stat().st_size == known.size:
                 flight.path = path
         return True
+
+    def _is_ours(self, record: Record) -> bool:
+        """Whether the task of *record* is of this account and base URL, and can be asked for."""
+        return record.account == self._account and record.host == self._host
 
     def _left(self, record: Record, journal: Journal, order: int) -> Flight:
         """The flight of a row whose task had not ended."""

@@ -452,7 +452,7 @@ class Engine:
             generation = (task.updated_at - task.created_at).total_seconds()
         self._hooks.tell(
             Completed(
-                key=flight.key,
+                key=flight.name,
                 task_id=task.task_id,
                 external_task_id=task.external_task_id,
                 status=task.status,

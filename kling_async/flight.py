@@ -102,10 +102,15 @@ class Flight:
         """Whether Kling has acknowledged it, or it ended without, and that is durable."""
         return self.task.status not in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
 
+    @property
+    def name(self) -> str | None:
+        """What it is called: its key, or what stands for it."""
+        return self.key or self.label
+
     def about(self, error: KlingError) -> KlingError:
         """*error* with this task's names on it."""
         return error.about(
-            key=self.key,
+            key=self.name,
             task_id=self.judged.task_id,
             external_task_id=self.judged.external_task_id,
             token=self.token,

@@ -150,7 +150,7 @@ class Pollers:
     def _tell(self, flight: Flight, status: TaskStatus | None, error: KlingError | None) -> None:
         self._hooks.tell(
             Polled(
-                key=flight.key,
+                key=flight.name,
                 task_id=flight.judged.task_id,
                 external_task_id=flight.judged.external_task_id,
                 status=status,

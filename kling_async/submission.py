@@ -274,7 +274,7 @@ def _fresh(error: KlingError) -> KlingError:
 
 def _names(flight: Flight) -> dict[str, Any]:
     return {
-        "key": flight.key,
+        "key": flight.name,
         "task_id": flight.task.task_id,
         "external_task_id": flight.task.external_task_id,
     }

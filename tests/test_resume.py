@@ -13,6 +13,7 @@ import virtual_time
 
 from kling_async import (
     KLING,
+    KLING_CN,
     APIKey,
     JournalError,
     KlingClient,
@@ -384,9 +385,10 @@ def test_without_keys_content_and_ordinal_are_the_name(world, journal):
     )
 
 
+@pytest.mark.parametrize("elsewhere", [{"credentials": APIKey("other-key")}, {"provider": KLING_CN}])
 @pytest.mark.parametrize("ended", [False, True])
-def test_tasks_of_another_account_are_held(world, journal, ended, caplog):
-    """With another key a running task can be neither seen nor made again; a video that is there, is there."""
+def test_tasks_of_another_account_are_held(world, journal, ended, elsewhere, caplog):
+    """With another key, or at another base URL, a running task can be neither seen nor made again."""
 
     async def main():
         first = here.client(journal=journal)
@@ -394,7 +396,7 @@ def test_tasks_of_another_account_are_held(world, journal, ended, caplog):
         if ended:
             await handle.result()
         copy = await killed(first, journal)
-        async with here.client(APIKey("other-key"), journal=copy) as second:
+        async with here.client(**elsewhere, journal=copy) as second:
             done = (await completed(second, keyed(here, "cat")))["cat"]
             assert done.resumed
             assert done.ok == ended

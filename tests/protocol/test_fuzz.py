@@ -552,12 +552,12 @@ def test_a_hundred_thousand_mutated_replies():
     for _ in range(100_000):
         response = Response(rng.choice(STATUSES), rng.choice(HEADERS), mutations.broken(rng.choice(samples)))
         reader = rng.choice(READERS)
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             seen = reader(response)
         except KlingError as error:
             seen = error
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
         if isinstance(seen, KlingError):
             errors += 1
             assert "\n" not in str(seen), response.body
