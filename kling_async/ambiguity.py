@@ -31,7 +31,8 @@ class Resolver:
     Args:
         api: makes the look-ups.
         retries: the quarantine.
-        patience: seconds after which look-ups that never get an answer are given up.
+        patience: seconds after which look-ups that never get an answer are given up; two quarantines
+            at least.
         rng: jitter.
         keeper: told of what was found.
         resend: puts a flight in line again, for the same slot.
@@ -62,7 +63,7 @@ class Resolver:
     async def resolve(self, flight: Flight, cause: KlingError) -> None:
         """Settle *flight*, whose answer was lost at its ``sent_at`` for the reason *cause*."""
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(max(self._patience, 2 * self._quarantine)):
                 await self._settle(flight, cause)
         except TimeoutError:
             self._may_exist(flight, cause)
@@ -71,7 +72,7 @@ class Resolver:
         """Look *flight* up by its external_task_id until there is an answer; None: there is no such task."""
         for attempt in itertools.count():
             try:
-                return await self._api.task(flight.endpoint, flight.judged.external_task_id or "")
+                return await self._api.named(flight.endpoint, flight.judged.external_task_id or "")
             except NotFoundError:
                 return None
             except KlingError as error:
@@ -133,6 +134,8 @@ class Resolver:
         return self._quarantine - age
 
     def _may_exist(self, flight: Flight, cause: KlingError) -> None:
+        if flight.acknowledged_at is not None:
+            return  # other news was faster: it does exist
         error = cause
         if not isinstance(cause, ResponseLostError):
             error = ResponseLostError(f"the answer to the submit cannot be trusted: {cause.what}")

@@ -63,6 +63,14 @@ class Api:
         """Read one task by its task_id or, where the provider looks those up, external_task_id."""
         return await self._read(wire.query(self.provider, endpoint, task_id), wire.read_task)
 
+    async def named(self, endpoint: str, external_task_id: str) -> Task:
+        """Look one task up by the external_task_id that we gave it; an answer about another is none."""
+        seen = await self.task(endpoint, external_task_id)
+        if seen.external_task_id not in (None, external_task_id):
+            what = f"asked for {external_task_id}, the provider tells of {seen.external_task_id}"
+            raise ProtocolError(what, outcome=Outcome.NOT_CREATED)
+        return seen
+
     async def page(self, endpoint: str, page: int, page_size: int) -> Sequence[Task]:
         """Read one page of the list of tasks, counted from 1."""
         request = wire.list_page(self.provider, endpoint, page=page, page_size=page_size)

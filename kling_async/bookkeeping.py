@@ -15,7 +15,7 @@ from kling_async import records
 from kling_async.flight import Flight
 from kling_async.journal import Journal, Record
 from kling_async.protocol import identity
-from kling_async.protocol.errors import KlingError, Outcome
+from kling_async.protocol.errors import JournalError, KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.providers import Provider
@@ -140,12 +140,16 @@ class Books:
         pick_up: Callable[[Sequence[Flight]], None],
     ) -> Journal:
         journal = await Journal.open(path, namespace=namespace, now=self._clock())
-        live = await journal.live()
-        mine = [record for record in live if self._is_ours(record)]
-        if len(mine) < len(live):
-            what = "%d tasks of %s belong to another account or provider, and are left alone"
-            logger.warning(what, len(live) - len(mine), path)
-        pick_up([self._left(record, journal, next(orders)) for record in mine])
+        try:
+            live = await journal.live()
+            mine = [record for record in live if self._is_ours(record)]
+            if len(mine) < len(live):
+                what = "%d tasks of %s belong to another account or provider, and are left alone"
+                logger.warning(what, len(live) - len(mine), path)
+            pick_up([self._left(record, journal, next(orders)) for record in mine])
+        except BaseException:
+            await journal.aclose()
+            raise
         return journal
 
     async def recognise(
@@ -251,17 +255,20 @@ class Books:
         flight.path = path
         if flight.journal is None or flight.record is None:
             return
-        kept, size = await self._in_thread(_kept, path, flight.journal.path.parent)
-        flight.record = attrs.evolve(
-            flight.record, download="stored", path=kept, size=size, updated_at=self._clock()
-        )
+        # path and size are as claimed: whoever waits for videos may have taken this one away already
+        flight.record = attrs.evolve(flight.record, download="stored", updated_at=self._clock())
         future = flight.journal.put(flight.record)
         await asyncio.wait([future])
         _complain(flight.record, future)
 
     def _recalled(self, flight: Flight, known: Record, again: Again) -> bool:
         """Give *flight* what *known* tells of it; False: it is to be submitted all the same."""
-        status = TaskStatus(known.state)
+        try:
+            status = TaskStatus(known.state)
+        except ValueError as unknown:
+            what = f"{known.label} is {known.state!r} in the journal, which this version does not know"
+            advice = "use the version that wrote it"
+            raise JournalError(what, advice=advice, outcome=Outcome.MAY_EXIST) from unknown
         if status is TaskStatus.REFUSED or (status in _ASKED_AGAIN and again(known.label, status)):
             return False
         flight.resumed = True
@@ -275,6 +282,8 @@ class Books:
             )
         elif status is TaskStatus.GIVEN_UP:  # asked for once more: it may have ended since
             flight.judged, error = attrs.evolve(flight.judged, status=TaskStatus.SUBMITTED), None
+        elif status is TaskStatus.MAY_EXIST and self._provider.lookup == "yes":  # the look-ups had no answer
+            flight.judged, error = attrs.evolve(flight.judged, status=TaskStatus.AMBIGUOUS), None
         flight.error = error
         if known.download in ("part", "stored") and known.path is not None and flight.journal is not None:
             path = flight.journal.path.parent / known.path
@@ -306,7 +315,10 @@ class Books:
         flight.record, flight.sent_at = record, record.body_sent_at
         if record.state == TaskStatus.INTENDED:
             flight.sent_at = now  # its POST may have left as late as that run's last moment
-        flight.judged = records.task_of(record)
+        try:
+            flight.judged = records.task_of(record)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise JournalError(f"what the journal holds of {record.label} cannot be read: {error}") from error
         flight.age = max(0.0, now - (record.acknowledged_at or now))
 
 
@@ -325,8 +337,3 @@ def _relative(path: Path, folder: Path) -> str:
     """How a file is written down: relative to the journal's folder, so that both can move."""
     path = path.resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-def _kept(path: Path, folder: Path) -> tuple[str, int]:
-    """How a file that is there is written down, and its size."""
-    return _relative(path, folder), path.stat().st_size

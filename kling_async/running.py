@@ -28,7 +28,7 @@ from kling_async.protocol.errors import (
     RequestError,
     WaitTimeoutError,
 )
-from kling_async.protocol.models import Task, VideoRequest
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
 from kling_async.streams import default_name
 from kling_async.transport import AiohttpTransport, default_ssl
@@ -139,8 +139,14 @@ class Running:
             recording = Recording(lost.journal, again=lambda _key, _status: True, row=lost.record.key)
         flight = self.flight(lost.request, lost.key)
         flight.generation = lost.generation + 1
-        await self.engine.check(flight, recording)
-        await self.engine.acknowledged(flight)
+        name = external_task_id or ""
+        del self.engine.unresolved[name]  # decided: a second call must not pay once more
+        try:
+            await self.engine.check(flight, recording)
+            await self.engine.acknowledged(flight)
+        finally:
+            if flight.judged.status is TaskStatus.REFUSED:
+                self.engine.unresolved[name] = lost
         return TaskHandle(self.engine, flight)
 
     async def make(
@@ -169,6 +175,8 @@ class Running:
         if flight.path is not None:
             logger.info("%s: already there: %s", name, flight.path)
             return _as_given(flight.path, to)
+        if not flight.task.videos:
+            raise flight.about(DownloadError("the task succeeded, and the provider names no video of it"))
         async with self.engine.crew.visit(DownloadError):  # its row belongs to it: closing can wait for both
             claim = functools.partial(self.engine.books.claimed, flight)
             path = await self._downloads.save(flight.task, to, name=name, claim=claim)

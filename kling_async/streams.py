@@ -19,7 +19,13 @@ import attrs
 from kling_async.bookkeeping import Again, Recording
 from kling_async.engine import Engine
 from kling_async.flight import Flight, SlotKey
-from kling_async.protocol.errors import DownloadError, KlingError, RequestError
+from kling_async.protocol.errors import (
+    DownloadError,
+    EngineError,
+    KlingError,
+    Outcome,
+    RequestError,
+)
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
 if TYPE_CHECKING:
@@ -250,6 +256,10 @@ class _Stream:
             self._end(item, error.about(**names))
         except asyncio.CancelledError:
             self._end(item, DownloadError("the client was closed during the download").about(**names))
+            raise
+        except Exception as bug:
+            failed = EngineError(f"the engine failed: {type(bug).__name__}: {bug}", outcome=Outcome.CREATED)
+            self._end(item, failed.about(**names))
             raise
         else:
             self._end(item, None, path, resumed=resumed)

@@ -229,7 +229,7 @@ class Submission:
             )
         self._calling.add(flight)  # there is a task: closing the client waits for one look at it
         try:
-            return await self._api.task(flight.endpoint, flight.judged.external_task_id or "")
+            return await self._api.named(flight.endpoint, flight.judged.external_task_id or "")
         except KlingError:
             return Task(None, flight.judged.external_task_id, TaskStatus.SUBMITTED)
 
@@ -255,10 +255,13 @@ class Submission:
         if error.outcome is Outcome.MAY_EXIST:
             # a web page in place of the API: the base URL is wrong
             error.outcome, error.advice = Outcome.NOT_CREATED, type(error).advice
-        created = error.outcome is Outcome.CREATED
-        status = TaskStatus.MAY_EXIST if created else TaskStatus.REFUSED
-        seen = Task(None, flight.judged.external_task_id, status)
-        self._keeper.observe(flight, seen, flight.about(error))
+        if flight.acknowledged_at is not None:
+            self.lines.rejoin(flight)  # other news was faster: it exists, and only takes its slot
+        else:
+            created = error.outcome is Outcome.CREATED
+            status = TaskStatus.MAY_EXIST if created else TaskStatus.REFUSED
+            seen = Task(None, flight.judged.external_task_id, status)
+            self._keeper.observe(flight, seen, flight.about(error))
         if self._api.stops_account(error):
             self.lines.refuse(None, lambda: _fresh(error))
         elif self._api.stops_model(error):

@@ -26,7 +26,7 @@ from kling_async import (
 )
 from kling_async.protocol.models import Task
 from kling_async.protocol.wire import Response
-from kling_async.simulator.faults import Faults
+from kling_async.simulator.faults import Fault, Faults
 
 LOOKS = [0, 5, 15, 35, 75, 90]
 """Seconds after a lost answer at which a task that is not found is looked for."""
@@ -507,6 +507,25 @@ def test_resubmit_makes_it_anew_under_another_id(world, by, key):
     assert list(counts(here).values()) == [1, 1]
 
 
+def test_resubmit_twice_pays_once(world):
+    """The same lost one again: refused. What the provider refused can be resubmitted once more."""
+
+    async def main():
+        async with here.client(provider=NO_LOOKUP) as kling:
+            with pytest.raises(ResponseLostError) as caught:
+                await kling.submit(here.request())
+            here.simulator.refuse("create", 1301)
+            with pytest.raises(PolicyError):
+                await kling.resubmit(caught.value)
+            await kling.resubmit(caught.value)
+            with pytest.raises(RequestError):
+                await kling.resubmit(caught.value)
+
+    here = scripted(world, "create:lost_reply_after times=1")
+    virtual_time.run(main())
+    assert len(here.ledger.made) == 2
+
+
 def test_resubmit_of_what_ended_otherwise_is_refused(world):
     """A task that runs, a token of nobody, no token at all: nothing is submitted."""
 
@@ -593,6 +612,67 @@ def test_news_reaches_a_second_attempt_that_waits_for_its_slot(world):
         "create:lost_reply_after times=1; create:refuse code=1303 times=1 after=80; create:duplicates;"
         "query:lookup_lag seconds=200",
     )
+    virtual_time.run(main())
+    assert here.times("POST") == [0, 90]
+
+
+@pytest.mark.parametrize("answer", [1301, 1303, None])
+@pytest.mark.parametrize("provider", [KLING, NO_LOOKUP])
+def test_news_outweighs_the_answer(world, answer, provider):
+    """The task was seen while its POST was out: no refusal and no lost answer makes it unmade."""
+
+    async def tamper(request, send):
+        reply = await send()
+        if request.method == "POST":
+            told(kling, here)
+            if answer is None:
+                raise ResponseLostError("the answer is lost")
+            return Response(400, {}, b'{"code": %d, "message": "no"}' % answer)
+        return reply
+
+    async def main():
+        nonlocal kling
+        async with here.client(provider=provider, max_in_flight=1) as kling:
+            handle = await kling.submit(here.request())
+            assert kling.statistics().in_flight == 1
+            assert (await handle.result()).status is TaskStatus.SUCCEED
+
+    kling = None
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    assert len(here.times("POST")) == 1
+
+
+def test_lookup_that_tells_of_another_task_is_no_answer(world):
+    """The provider answers every look-up with an older task: it is not taken for the lost one."""
+
+    async def tamper(request, send):
+        if "/ka-" in request.url:
+            older = request.url.rpartition("/")[0] + "/" + here.ledger.made[0].task_id
+            return await here.inner.send(attrs.evolve(request, url=older), authorization="Bearer sim-key")
+        return await send()
+
+    async def main():
+        async with here.client() as kling:
+            await kling.submit(here.request("older"))
+            here.simulator.faults.add(Fault.parse("create:lost_reply_after times=1"))
+            with pytest.raises(ResponseLostError) as caught:
+                await kling.submit(here.request("lost"))
+            assert caught.value.outcome is Outcome.MAY_EXIST
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    assert len(here.times("POST")) == 2
+
+
+def test_short_give_up_leaves_the_quarantine_its_time(world):
+    """`Polling.give_up` is shorter than the quarantine: what did not arrive is sent again all the same."""
+
+    async def main():
+        async with here.client(polling=Polling(give_up=60)) as kling:
+            assert (await kling.submit(here.request())).task_id
+
+    here = scripted(world, "create:lost_reply_before times=1")
     virtual_time.run(main())
     assert here.times("POST") == [0, 90]
 

@@ -1,6 +1,7 @@
 """A journal on a real disk, in virtual time: a run is killed, and a later one goes on where it ended."""
 
 import asyncio
+import json
 import shutil
 import sqlite3
 import time
@@ -15,6 +16,8 @@ from kling_async import (
     KLING,
     KLING_CN,
     APIKey,
+    ConnectError,
+    DownloadError,
     JournalError,
     KlingClient,
     KlingError,
@@ -27,6 +30,7 @@ from kling_async import (
     TaskStatus,
     WaitTimeoutError,
 )
+from kling_async.instrumentation import Saved
 from kling_async.simulator import Simulator, serve
 from kling_async.simulator.faults import Faults
 from kling_async.testing import SimulatorTransport
@@ -196,6 +200,67 @@ def test_intent_without_lookup_may_exist(world, journal):
     virtual_time.run(main())
     assert made(here) == {"cat": 2}
     assert len(here.ledger.made_by_external_id()) == 2
+
+
+def test_may_exist_is_looked_up_once_more(world, journal):
+    """The network was away for hours after the answer was lost; the next run finds the task by its id."""
+
+    async def tamper(request, send):
+        if request.method == "GET" and here.time() < 20_000:
+            raise ConnectError("the network is away")
+        return await send()
+
+    async def main():
+        async with here.client(journal=journal) as kling:
+            await completed(kling, keyed(here, "cat"))
+            await asyncio.sleep(20_000)
+        assert [row[1] for row in rows(journal)] == ["may_exist"]
+        async with here.client(journal=journal) as kling:
+            assert (await completed(kling, keyed(here, "cat")))["cat"].ok
+
+    here = world(tamper=tamper, faults=Faults.parse("create:lost_reply_after times=1"))
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1}
+
+
+def test_state_of_another_version_is_told_and_left(world, journal):
+    """A row whose state nobody knows: a JournalError for its item, which is not made again."""
+
+    async def main():
+        async with here.client(journal=journal) as kling:
+            await completed(kling, keyed(here, "cat"))
+        with sqlite3.connect(journal) as database:
+            database.execute("UPDATE tasks SET state = 'archived'")
+        database.close()
+        async with here.client(journal=journal) as kling:
+            done = (await completed(kling, keyed(here, "cat")))["cat"]
+            assert isinstance(done.error, JournalError)
+            assert "archived" in str(done.error)
+
+    here = world()
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1}
+    assert [row[1] for row in rows(journal)] == ["archived"]
+
+
+@pytest.mark.parametrize("state", ["submitted", "succeed"])
+def test_row_that_cannot_be_read_is_told(world, journal, state):
+    """Somebody wrote nonsense into a row, of a task that runs or has ended: a JournalError, nothing is made."""
+
+    async def main():
+        async with here.client(journal=journal) as kling:
+            await kling.submit(here.request("cat"), key="cat")
+        with sqlite3.connect(journal) as database:
+            database.execute("UPDATE tasks SET videos = '{nope', state = ?", (state,))
+        database.close()
+        async with here.client(journal=journal) as kling:
+            for _ in range(2):
+                with pytest.raises(JournalError, match="of cat cannot be read"):
+                    await kling.submit(here.request("cat"), key="cat")
+
+    here = world()
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1}
 
 
 def test_running_task_is_polled_on(world, journal):
@@ -514,6 +579,50 @@ def test_acknowledgement_that_does_not_fit_is_written_later(world, journal, capl
 
 
 # Files
+
+
+def test_success_without_a_video_ends_its_item_only(world, tmp_path):
+    """Kling says it succeeded and names no video: an error of that item, told again by the next run."""
+
+    async def tamper(request, send):
+        reply = await send()
+        if request.method == "GET":
+            document = json.loads(reply.body)
+            document["data"].pop("task_result", None)
+            reply = attrs.evolve(reply, body=json.dumps(document).encode())
+        return reply
+
+    async def main():
+        for _ in range(2):
+            async with here.client() as kling:
+                done = await completed(kling, keyed(here, "cat", "dog"), save_to=tmp_path)
+                assert {type(each.error) for each in done.values()} == {DownloadError}
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1, "dog": 1}
+
+
+def test_file_taken_away_at_once(tmp_path, world):
+    """A hook moves each video away as soon as it has its name: the batch goes on."""
+
+    def taken(event):
+        if isinstance(event, Saved):
+            event.path.rename(tmp_path / f"{event.key}.taken")
+
+    async def main():
+        simulator = Simulator(seconds=0.0, parallel=None, validates_schema=False)
+        polling = Polling(factor=0.01, base=1, max_interval=0.01, floor=0.01, jitter=0)
+        transport = SimulatorTransport(simulator, clock=time.time)
+        async with (
+            serve(simulator),
+            KlingClient(APIKey("sim-key"), transport=transport, polling=polling, hooks=[taken]) as kling,
+        ):
+            done = await completed(kling, keyed(world, "cat", "dog"), save_to=tmp_path / "out")
+        assert all(each.ok for each in done.values())
+
+    asyncio.run(main())
+    assert {path.name for path in tmp_path.glob("*.taken")} == {"cat.taken", "dog.taken"}
 
 
 def test_file_of_an_earlier_run(tmp_path, world):

@@ -8,10 +8,12 @@ Without one the limit is learned:
   and is not terminal, at least 1;
 - the refused request stays first. It goes again when a slot of ours is freed, or by a timer of 1, 2, 4 ...
   30 s, for other processes of the account may hold every slot;
-- after `limit` completions without a refusal one more is tried, a probe; a refused probe doubles that gap,
-  once; after an accepted one the limit grows as in the beginning;
-- a refusal that was no probe tells of others on the account. For the next completions a freed slot is left to
-  them for a moment, the longer the more slots we keep: so nobody starves, and whoever has many gets fewer.
+- after some completions without a refusal one more is tried, a probe; a refused one changes nothing, after an
+  accepted one the limit grows as in the beginning;
+- a refusal that was no probe tells of others on the account, for the next `SHARED` completions. Each of these
+  leaves its slot to them for `POLITENESS` seconds, unless it was our last one: so nobody starves, and whoever
+  has many slots loses them sooner. Probes come after `limit` completions then, for others leave slots too;
+  when nothing tells of others, after `ALONE` times as many.
 """
 
 import random
@@ -26,15 +28,16 @@ FIRST_WAIT = 1.0
 """Seconds after the first refusal; Kling advises a backoff from one second on."""
 LONGEST_WAIT = 30.0
 """Seconds between two tries when other processes hold every slot."""
-LONGEST_GAP = 2
-"""Times `limit` completions between two probes at most: slots that others leave must not stay empty."""
-SHARED = 2
-"""Times `limit` completions for which a refusal makes us leave freed slots to others for a moment."""
-POLITENESS = 3.0
-"""Seconds of that moment for each slot we keep. With it three clients that begin at once on one account of 5
-slots share them within a few minutes; without it the first keeps them, as others try only every 30 s."""
-MOST_POLITE = 3
-"""Slots that count in it."""
+ALONE = 3
+"""Times `limit` completions between two probes when nothing tells of others: most cost a refused create."""
+SHARED = 16
+"""Completions for which a refusal tells of others. Fewer, and one who has no slot and tries every 30 s is
+forgotten before it got one; more, and who is alone loses time after the refusal that ends its first growth,
+for that one counts too."""
+POLITENESS = 15.0
+"""Seconds a freed slot is left to others: half of `LONGEST_WAIT`, so that every second try of one without a
+slot falls into them. Three clients on one account of 5 slots then have a slot each or more, averaged over an
+hour (not quite in one run of 200), and lose a tenth of the time; with 5 s one may have half a slot."""
 
 
 @attrs.define
@@ -59,9 +62,8 @@ class Slots:
     _probing: bool = False
     _waits: int = 0
     _completions: int = 0
-    _gap: int = 1
     _shared: int = 0
-    """Completions for which others are still believed to be there."""
+    """Completions left for which others are believed to be there."""
 
     @classmethod
     def of(cls, max_in_flight: int | None) -> "Slots":
@@ -88,7 +90,7 @@ class Slots:
         self.accepted += 1
         self._waits = 0
         if self._probing and self.accepted >= self.limit:
-            self._probing, self._gap = False, 1
+            self._probing = False
             self._settled = False  # there is room: how much is to be found out
         if self.learns and at_limit and not self._settled and not self._refused:
             self.limit += 1
@@ -110,10 +112,8 @@ class Slots:
         self.posting -= 1
         self._refused = True
         self._completions = 0
-        if self._probing and self.held >= self.limit - 1:
-            self._gap = min(2 * self._gap, LONGEST_GAP)  # the refused one was the probe above what we knew
-        else:
-            self._shared = SHARED * self.limit
+        if not self._probing or self.held < self.limit - 1:  # there was less than we knew of
+            self._shared = SHARED
         self._probing = False
         wait = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
         self._waits += 1
@@ -123,13 +123,13 @@ class Slots:
     def release(self, now: float) -> None:
         """A task became terminal: its slot is free, and with it soon the way for a refused request."""
         self.accepted -= 1
-        moment = POLITENESS * min(self.held, MOST_POLITE) if self._shared else 0.0
+        moment = POLITENESS if self._shared and self.held else 0.0
         self._shared = max(0, self._shared - 1)
         self.retry_at = min(self.retry_at, now + moment) if self.retry_at > now else now + moment
         if not self._settled or self._probing:
             return  # one probe at a time: a client with little to do would raise its limit without end
         self._completions += 1
-        if self._completions >= self.limit * self._gap:
+        if self._completions >= self.limit * (1 if self._shared else ALONE):
             self._completions = 0
             self._probing = True
             self.limit += 1

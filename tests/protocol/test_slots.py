@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kling_async.protocol.slots import FIRST_LIMIT, LONGEST_WAIT, POLITENESS, Slots
+from kling_async.protocol.slots import ALONE, FIRST_LIMIT, LONGEST_WAIT, POLITENESS, SHARED, Slots
 
 LATER = 100.0
 """Seconds at which every wait that began at 0 is over."""
@@ -69,7 +69,7 @@ def test_refusal_is_judged_once_the_posts_already_out_are_answered():
 
 
 def test_freed_slot_lets_the_refused_one_go_before_its_timer():
-    """A task of ours that ends opens the way, a moment later for each that we still have: others wait too."""
+    """A task of ours that ends opens the way a moment later, for others wait too; our last one at once."""
     slots = filled(Slots.of(None), 2)
     slots.start()
     slots.refuse(50.0, random.Random(0))
@@ -77,7 +77,7 @@ def test_freed_slot_lets_the_refused_one_go_before_its_timer():
     assert not slots.is_free(60.0 + POLITENESS - 0.1)
     assert slots.is_free(60.0 + POLITENESS)
     slots.release(60.5)
-    assert slots.is_free(60.5), "nothing of ours is left that could wait for it"
+    assert slots.is_free(60.5), "nothing else is ours"
 
 
 def test_timer_doubles_up_to_thirty_seconds():
@@ -127,25 +127,26 @@ def probes_until(slots: Slots, limit: int) -> int:
 
 
 def test_politeness_ends_with_the_others():
-    """After twice `limit` completions without another such refusal, a freed slot is taken at once again."""
+    """After `SHARED` completions without another such refusal, a freed slot is taken at once again."""
     slots = filled(Slots.of(None), 3)
     slots.start()
     slots.refuse(0.0, random.Random(0))
     waits = []
-    for now in range(10, 130, 10):
+    for now in range(100, 100 * (SHARED + 3), 100):
         slots.release(now)
         waits.append(slots.retry_at - now)
         slots.start()
         slots.accept()
-    assert waits == [2 * POLITENESS] * 2 * FIRST_LIMIT + [0.0] * 2
+    assert waits == [POLITENESS] * SHARED + [0.0] * 2
 
 
-def test_refused_probes_become_rarer():
-    """The gap between probes doubles once: what others leave is not left empty for long."""
+def test_probes_become_rarer_alone():
+    """With no sign of others, a limit of 3 is probed after nine completions in place of three."""
     slots = filled(Slots.of(None), 3)
     slots.start()
     slots.refuse(0.0, random.Random(0))
-    assert [probes_until(slots, 3) for _ in range(4)] == [3, 6, 6, 6]
+    gaps = [probes_until(slots, 3) for _ in range(SHARED // 3 + 3)]
+    assert gaps == [3] * (SHARED // 3) + [3 * ALONE] * 3
 
 
 def test_refusal_below_what_is_known_is_no_probe():
