@@ -211,7 +211,7 @@ class KlingClient:
         Raises:
             RequestError: refused here, with every problem; nothing was sent.
             ConcurrencyLimitError: no slot was free, with ``wait=False``.
-            ResponseLostError: the answer was lost, a task may exist; never sent again by itself.
+            ResponseLostError: the answer was lost and no look-up can tell whether a task was made.
             KlingError: Kling or the gateway refused; ``outcome`` says whether to submit again.
         """
         return await self._running().submit(request, key, wait=wait)

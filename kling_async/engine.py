@@ -224,6 +224,8 @@ class Engine:
             if refusal is not None and not flight.resumed:
                 raise refusal
         except BaseException as error:
+            if flight.resumed:  # its row tells of an earlier run's task, which this does not touch
+                flight.resumed, flight.record, flight.judged = False, None, flight.task
             self.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
         if not flight.in_line:

@@ -245,7 +245,7 @@ def test_state_of_another_version_is_told_and_left(world, journal):
 
 @pytest.mark.parametrize("state", ["submitted", "succeed"])
 def test_row_that_cannot_be_read_is_told(world, journal, state):
-    """Somebody wrote nonsense into a row, of a task that runs or has ended: a JournalError, nothing is made."""
+    """Somebody wrote nonsense into the row of a task, running or not: a JournalError, nothing is made."""
 
     async def main():
         async with here.client(journal=journal) as kling:

@@ -34,7 +34,7 @@ __all__ = ["demo"]
 def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("kling-demo")) -> int:
     """Animate the bundled photos against a simulated Kling: no account, nothing paid.
 
-    Shows every kind of request over real connections, with real MP4 files at the end.
+    Shows several kinds of request over real connections, with real MP4 files at the end.
 
     Args:
         common: where to send, and how to tell.
