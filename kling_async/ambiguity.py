@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from kling_async.api import Api
 from kling_async.flight import Flight, Keeper
-from kling_async.protocol.errors import KlingError, NotFoundError, Outcome, ResponseLostError
+from kling_async.protocol.errors import GatewayError, KlingError, NotFoundError, Outcome, ResponseLostError
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.retries import Retries, retrying
 
@@ -67,15 +67,23 @@ class Resolver:
                 await self._settle(flight, cause)
         except TimeoutError:
             self._may_exist(flight, cause)
+        except GatewayError as error:
+            self._may_exist(flight, error)
 
     async def found(self, flight: Flight) -> Task | None:
-        """Look *flight* up by its external_task_id until there is an answer; None: there is no such task."""
+        """Look *flight* up by its external_task_id until there is an answer; None: there is no such task.
+
+        Raises:
+            GatewayError: the base URL is wrong, or the gateway's own key.
+        """
         for attempt in itertools.count():
             try:
                 return await self._api.named(flight.endpoint, flight.judged.external_task_id or "")
             except NotFoundError:
                 return None
             except KlingError as error:
+                if isinstance(error, GatewayError) and self._api.stops_account(error):
+                    raise  # no Kling is there: nobody will ever answer
                 if self._api.stops_account(error):
                     self._keeper.observe(flight, flight.judged, flight.about(error))
                 hint = getattr(error, "retry_after", None) or 0.0

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import attrs
 
 from kling_async import records
 from kling_async.flight import Flight
-from kling_async.journal import Journal, Record
+from kling_async.journal import FILE_NAME, InUseError, Journal, Record
 from kling_async.protocol import identity
 from kling_async.protocol.errors import JournalError, KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
@@ -42,6 +43,7 @@ class Recording:
 
     Attributes:
         journal: where.
+        others: further journals of the same folder, where an item may be known from an earlier run.
         again: which of those that ended without a video are made anew.
         by_content: items without a key are recognised by their content and its ordinal among equals; else
             each is a new one.
@@ -49,6 +51,7 @@ class Recording:
     """
 
     journal: Journal
+    others: Sequence[Journal] = ()
     again: Again = never
     by_content: bool = True
     row: str | None = None
@@ -93,7 +96,7 @@ class Books:
         self._clock = clock
         self._in_thread = in_thread
         self._random_id = random_id
-        self._journals: dict[Path, asyncio.Task[Journal]] = {}
+        self._journals: dict[Path, asyncio.Task[list[Journal]]] = {}
 
     async def open(
         self,
@@ -123,14 +126,16 @@ class Books:
         if opening is None or (opening.done() and opening.exception() is not None):
             opened = self._opened(path, namespace, orders, pick_up)
             opening = self._journals[path] = asyncio.create_task(opened, name="kling-async journal opening")
-        return Recording(await asyncio.shield(opening), again, by_content)
+        first, *others = await asyncio.shield(opening)
+        return Recording(first, others, again, by_content)
 
     async def aclose(self) -> None:
         """Make everything durable and free the journals, also those that are just being opened."""
         for opening in self._journals.values():
             await asyncio.wait([opening])
             if opening.exception() is None:
-                await opening.result().aclose()
+                for journal in opening.result():
+                    await journal.aclose()
 
     async def _opened(
         self,
@@ -138,19 +143,25 @@ class Books:
         namespace: str | None,
         orders: Iterator[int],
         pick_up: Callable[[Sequence[Flight]], None],
-    ) -> Journal:
-        journal = await Journal.open(path, namespace=namespace, now=self._clock())
+    ) -> list[Journal]:
+        """The journal at *path*; of a folder, one to write to and every other that nobody holds."""
+        journals = [await Journal.open(path, namespace=namespace, now=self._clock())]
         try:
-            live = await journal.live()
-            mine = [record for record in live if self._is_ours(record)]
-            if len(mine) < len(live):
-                what = "%d tasks of %s belong to another account or provider, and are left alone"
-                logger.warning(what, len(live) - len(mine), path)
-            pick_up([self._left(record, journal, next(orders)) for record in mine])
+            for other in await self._in_thread(_others, path, journals[0].path):
+                with contextlib.suppress(InUseError):
+                    journals.append(await Journal.open(other, now=self._clock()))
+            for journal in journals:
+                live = await journal.live()
+                mine = [record for record in live if self._is_ours(record)]
+                if len(mine) < len(live):
+                    what = "%d tasks of %s belong to another account or provider, and are left alone"
+                    logger.warning(what, len(live) - len(mine), journal.path)
+                pick_up([self._left(record, journal, next(orders)) for record in mine])
         except BaseException:
-            await journal.aclose()
+            for journal in journals:
+                await journal.aclose()
             raise
-        return journal
+        return journals
 
     async def recognise(
         self, flight: Flight, images: dict[str, ResolvedImage], recording: Recording | None
@@ -167,13 +178,13 @@ class Books:
         if recording is not None:
             flight.journal = recording.journal
             name = recording.name(flight.key, request_hash)
-            known = await recording.journal.find(name, request_hash)
+            known = await self._known(flight, recording, name, request_hash)
             if known is not None:
                 if self._recalled(flight, known, recording.again):
                     return
                 generation = max(generation, known.generation + (known.state != TaskStatus.REFUSED))
         if flight.key is None:
-            namespace = recording.journal.namespace if recording is not None else self._random_id()
+            namespace = flight.journal.namespace if flight.journal is not None else self._random_id()
         external_task_id = request.external_task_id or identity.derive_external_task_id(
             namespace=namespace,
             account=self._account,
@@ -198,6 +209,17 @@ class Books:
                 request=records.request_text(request, images),
                 generation=generation,
             )
+
+    async def _known(
+        self, flight: Flight, recording: Recording, name: str, request_hash: str
+    ) -> Record | None:
+        """The row of an item; *flight* is then recorded where it is."""
+        for journal in (recording.journal, *recording.others):
+            known = await journal.find(name, request_hash)
+            if known is not None:
+                flight.journal = journal
+                return known
+        return None
 
     async def intend(self, flight: Flight) -> None:
         """Make durable that the POST of *flight* is about to leave.
@@ -327,6 +349,14 @@ def _complain(record: Record, written: "asyncio.Future[None]") -> None:
     error = None if written.cancelled() else written.exception()
     if error is not None:
         logger.error("%s is not in the journal yet: %s", record.label, error)
+
+
+def _others(path: Path, taken: Path) -> list[Path]:
+    """The further journals of a folder: a restart with fewer processes goes on with all of them."""
+    if not path.is_dir():
+        return []
+    stem, suffix = FILE_NAME.rsplit(".", 1)
+    return sorted(each for each in path.glob(f"{stem}*.{suffix}") if each != taken)
 
 
 def _absolute(path: Path) -> Path:

@@ -33,6 +33,9 @@ __all__ = ["Engine", "Options"]
 
 logger = logging.getLogger("kling_async")
 
+SETTLED = 10_000
+"""How many ended tasks with a key are remembered, the last ones; about a kilobyte each."""
+
 
 @attrs.frozen(kw_only=True)
 class Options:
@@ -72,6 +75,7 @@ class Engine:
         self._order = itertools.count()
         self._live: dict[int, Flight] = {}
         self._named: dict[str, Flight] = {}
+        self._settled: dict[str, Task] = {}
         self.unresolved: dict[str, Flight] = {}
         self._known: tuple[str, Task] | None = None
         self._idle = asyncio.Event()
@@ -233,6 +237,8 @@ class Engine:
         for warning in resolved.warnings:
             logger.warning("%s: %s", flight.key or "request", warning)
         same = self._named.get(external_task_id)
+        if same is None and not flight.resumed and external_task_id in self._settled:
+            self._recall_settled(flight, self._settled[external_task_id])
         if same is not None:
             if same.request is None:
                 same.request, same.prepared = request, prepared
@@ -438,8 +444,24 @@ class Engine:
         flight.prepared = None
         self.pollers.forget(flight)
         self._keep_unresolved(flight)
+        self._keep_settled(flight)
         del self._live[flight.order]
         self.submission.lines.release(flight)
+
+    def _keep_settled(self, flight: Flight) -> None:
+        """Remember what became of a key: the same key and request is the same task, not a second one."""
+        name = flight.judged.external_task_id
+        is_settled = flight.judged.status in (TaskStatus.SUCCEED, TaskStatus.FAILED)
+        if name is not None and flight.key is not None and is_settled:
+            self._settled[name] = attrs.evolve(flight.judged, raw={})
+            if len(self._settled) > SETTLED:
+                del self._settled[next(iter(self._settled))]
+
+    def _recall_settled(self, flight: Flight, settled: Task) -> None:
+        """*flight* was made before by this client: it is over, as it was then."""
+        flight.judged, flight.resumed = settled, True
+        if settled.status is TaskStatus.FAILED:
+            flight.error = flight.about(settled.failure())
 
     def _keep_unresolved(self, flight: Flight) -> None:
         """Keep what only the caller can decide to submit anew."""

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import logging
 import ssl as tls
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -76,6 +77,7 @@ class Running:
             proxy=setup.proxy,
         )
         closers.append(self._downloads.aclose)
+        self._saves: weakref.WeakKeyDictionary[Flight, asyncio.Lock] = weakref.WeakKeyDictionary()
         self.engine.start()
 
     async def recording(
@@ -172,9 +174,14 @@ class Running:
         Raises:
             DownloadError: it could not be written.
         """
-        if flight.path is not None:
-            logger.info("%s: already there: %s", name, flight.path)
-            return _as_given(flight.path, to)
+        flight = flight.same or flight  # equal requests are one task, and its file is fetched once
+        async with self._saves.setdefault(flight, asyncio.Lock()):
+            if flight.path is not None and _is_wanted(flight.path, to):
+                logger.info("%s: already there: %s", name, flight.path)
+                return _as_given(flight.path, to)
+            return await self._fetched(flight, to, name)
+
+    async def _fetched(self, flight: Flight, to: Path, name: str | None) -> Path:
         if not flight.task.videos:
             raise flight.about(DownloadError("the task succeeded, and the provider names no video of it"))
         async with self.engine.crew.visit(DownloadError):  # its row belongs to it: closing can wait for both
@@ -226,6 +233,11 @@ class Running:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
+
+
+def _is_wanted(path: Path, to: Path) -> bool:
+    """Whether a file that is there is what *to* asks for."""
+    return path == to.resolve() if is_file(to) else path.parent == to.resolve()
 
 
 def _as_given(path: Path, to: Path) -> Path:

@@ -865,3 +865,21 @@ def test_invalid_request_is_told_by_kling(world):
 
     here = world()
     virtual_time.run(main())
+
+
+def test_same_key_after_its_end_is_the_same_task(world):
+    """A key that this client has brought to its end is answered from memory: no POST, not even a refused one."""
+
+    async def main():
+        async with here.client() as kling:
+            first = await kling.run(here.request("cat"), key="cat")
+            again = await kling.run(here.request("cat"), key="cat")
+            assert again.task_id == first.task_id
+            with pytest.raises(TaskFailedError):
+                await kling.run(here.request("[fail]"), key="dog")
+            with pytest.raises(TaskFailedError):
+                await kling.run(here.request("[fail]"), key="dog")
+
+    here = world()
+    virtual_time.run(main())
+    assert here.ledger.requests["create"] == 2

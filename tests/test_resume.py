@@ -526,13 +526,13 @@ def test_journal_in_use_is_told_and_nothing_is_sent(world, journal):
 async def limit_pages(kling, pages=None):
     """Let the journal of *kling* grow no more, or again."""
     (opening,) = kling._work.engine.books._journals.values()
-    store = opening.result()._store
+    store = opening.result()[0]._store
 
     def tell():
         (count,) = store._database.execute("PRAGMA page_count").fetchone()
         store._database.execute(f"PRAGMA max_page_count = {pages or count}")
 
-    await opening.result()._in_thread(tell)
+    await opening.result()[0]._in_thread(tell)
 
 
 def test_intent_that_does_not_fit_is_not_submitted(world, journal):
@@ -564,12 +564,12 @@ def test_acknowledgement_that_does_not_fit_is_written_later(world, journal, capl
             handle = kling.submit_soon(here.request("cat"), key="cat")
             await asyncio.sleep(3)
             (opening,) = kling._work.engine.books._journals.values()
-            store = opening.result()._store
-            await opening.result()._in_thread(lambda: store._database.execute("PRAGMA query_only = ON"))
+            store = opening.result()[0]._store
+            await opening.result()[0]._in_thread(lambda: store._database.execute("PRAGMA query_only = ON"))
             task = await handle.result()
             assert task.status is TaskStatus.SUCCEED
             assert rows(journal) == [("cat", "intended", None, 0)]
-            await opening.result()._in_thread(lambda: store._database.execute("PRAGMA query_only = OFF"))
+            await opening.result()[0]._in_thread(lambda: store._database.execute("PRAGMA query_only = OFF"))
             await kling.submit(here.request("dog"), key="dog")
             assert [row[:2] for row in rows(journal)] == [("cat", "succeed"), ("dog", "submitted")]
 

@@ -164,6 +164,10 @@ async def tell_interruption(common: Common, progress: Progress, kling: KlingClie
     screen = common.screen
     screen.say("stopping: what is being submitted is waited for; once more to end at once", "yellow")
     left = await kling.aclose()
+    lost = [handle for handle in left if handle.status is TaskStatus.AMBIGUOUS]
+    left = [handle for handle in left if handle not in lost]
+    for handle in lost:
+        progress.running.pop(handle.external_task_id or "", None)
     running: dict[str, Running] = {}
     for handle in left:
         item, name = handle.external_task_id or handle.token, handle.task_id or handle.token
@@ -173,6 +177,7 @@ async def tell_interruption(common: Common, progress: Progress, kling: KlingClie
     counts = [f"{progress.saved} of {progress.total} done"]
     counts += [f"{len(progress.failed)} failed"] if progress.failed else []
     counts += [f"{len(progress.running)} running at Kling"] if progress.running else []
+    counts += [f"{len(lost)} whose answer was lost and may exist"] if lost else []
     counts += [f"{progress.waiting} not submitted"] if progress.waiting else []
     screen.complain("Run the same command again to go on.")
     screen.say(f"interrupted: {', '.join(counts)}")

@@ -1,6 +1,6 @@
 """The crash-safe record of every task: `writing` is its face on the event loop, `store` its SQLite file."""
 
-from kling_async.journal.store import FILE_NAME, MIGRATIONS, Record
+from kling_async.journal.store import FILE_NAME, MIGRATIONS, InUseError, Record
 from kling_async.journal.writing import Journal
 
-__all__ = ["FILE_NAME", "MIGRATIONS", "Journal", "Record"]
+__all__ = ["FILE_NAME", "MIGRATIONS", "InUseError", "Journal", "Record"]

@@ -163,6 +163,8 @@ def _lost_fields(
     """
     name = provider.name
     lost = [Problem(field, f"is dropped by {name}") for field in sorted(provider.lacks) if body.get(field)]
+    if body.get("cfg_scale") == 0:
+        lost.append(Problem("cfg_scale", f"0 is dropped by {name}, which then takes 0.5: give 0.01"))
     if "image" not in body:
         lost.append(Problem("image", f"is required: without it {name} makes a video of the text alone"))
     lost += [

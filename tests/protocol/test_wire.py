@@ -250,7 +250,7 @@ def test_new_api_dialect():
         mode="pro",
         duration=5,
         negative_prompt="blur",
-        cfg_scale=0,
+        cfg_scale=0.3,
     )
     assert sent(request, EZMODEL) == {
         "model": "kling-v2-6",
@@ -261,12 +261,12 @@ def test_new_api_dialect():
         "duration": "5",
         "image_tail": B,
         "negative_prompt": "blur",
-        "cfg_scale": 0,
+        "cfg_scale": 0.3,
         "external_task_id": "ka-6f0c",
         "metadata": {
             "image_tail": B,
             "negative_prompt": "blur",
-            "cfg_scale": 0,
+            "cfg_scale": 0.3,
             "external_task_id": "ka-6f0c",
         },
     }
