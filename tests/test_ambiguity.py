@@ -694,3 +694,33 @@ def test_news_before_the_answer(world, fault, status):
     here = scripted(world, f"create:{fault} times=1", latency=6.0)
     virtual_time.run(main())
     assert Counter(made.body["prompt"] for made in here.ledger.made) == {"first": 1, "second": 1}
+
+
+def test_web_site_that_answers_5xx_ends_the_stream(world):
+    """A web site as base URL, which refuses a POST with a 501 page: told at once, once, and nothing waits."""
+
+    async def tamper(request, send):
+        status = 501 if request.method == "POST" else 404
+        return Response(status, {"content-type": "text/html"}, b"<!DOCTYPE html><title>no</title>")
+
+    async def main():
+        ended = []
+
+        async def read(kling):
+            async for done in kling.completions(here.requests(50)):
+                ended.append(done)  # noqa: PERF401 - what came before the error is wanted
+
+        async with here.client() as kling:
+            with pytest.raises(ResponseLostError) as caught:
+                await read(kling)
+            assert kling.tasks() == []
+            assert here.time() < 60
+            return ended, caught.value
+
+    here = world(tamper=tamper)
+    ended, error = virtual_time.run(main())
+    assert 1 <= len(ended) <= 5
+    statuses = {done.task.status for done in ended}
+    assert TaskStatus.MAY_EXIST in statuses
+    assert statuses <= {TaskStatus.MAY_EXIST, TaskStatus.REFUSED}, "what was not sent is refused"
+    assert error.outcome is Outcome.MAY_EXIST

@@ -868,7 +868,7 @@ def test_invalid_request_is_told_by_kling(world):
 
 
 def test_same_key_after_its_end_is_the_same_task(world):
-    """A key that this client has brought to its end is answered from memory: no POST, not even a refused one."""
+    """A key that this client has brought to its end is answered from memory, without a POST."""
 
     async def main():
         async with here.client() as kling:

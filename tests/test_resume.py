@@ -680,3 +680,22 @@ def test_client_whose_engine_was_killed_works_again(world, journal):
     here = world()
     virtual_time.run(main())
     assert made(here) == {"cat": 1}
+
+
+def test_one_client_goes_on_with_every_journal_of_a_folder(world, tmp_path):
+    """A restart with fewer processes: what two clients recorded in a folder, one knows, keys or not."""
+
+    async def main():
+        async with here.client(journal=tmp_path) as one, here.client(journal=tmp_path) as other:
+            assert (await completed(one, keyed(here, "a")))["a"].ok
+            assert [done.ok async for done in other.completions([here.request("y")])] == [True]
+            running = await other.submit(here.request("z"), key="z")
+            assert not running.done()
+        async with here.client(journal=tmp_path) as alone:
+            assert (await completed(alone, keyed(here, "a")))["a"].resumed
+            assert [done.resumed async for done in alone.completions([here.request("y")])] == [True]
+            assert (await completed(alone, keyed(here, "z")))["z"].ok
+
+    here = world()
+    virtual_time.run(main())
+    assert made(here) == {"a": 1, "y": 1, "z": 1}
