@@ -93,6 +93,12 @@ ROWS: Final = (
     Row("no connection in time", "full", _UNREACHABLE),
     Row("proxy refuses the tunnel", "proxy", _UNREACHABLE),
     Row(
+        "closed before anything was read, 5 MB to come",
+        "closing",
+        _UNREACHABLE | dict.fromkeys(("query", "list"), End(0, 0, "ResponseLostError", _NOTHING)),
+        large=True,
+    ),
+    Row(
         "kept connection closed as the next request comes",
         "list:keepalive_race",
         {"create": End(1, 1), "blind": End(1, 1)} | _reads(1),

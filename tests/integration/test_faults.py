@@ -29,7 +29,7 @@ from kling_async.simulator import Faults, Simulator, serve
 from kling_async.simulator.prices import price
 from kling_async.transport import AiohttpTransport
 
-NETWORKS = ("refused", "nameless", "untrusted", "full", "proxy")
+NETWORKS = ("refused", "nameless", "untrusted", "full", "closing", "proxy")
 UNIT_PRICE = price("kling-v2-6", {"mode": "std", "duration": "5"})
 
 
@@ -230,6 +230,10 @@ async def network(name: str, folder: Path) -> AsyncGenerator[Nowhere]:
                     each.setblocking(False)
                     each.connect_ex(listener.getsockname())
                 yield Nowhere(f"http://{address}")
+        case "closing":
+            server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+            async with server:
+                yield Nowhere(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         case _:
             asked: list[bytes] = []
             async with refusing_proxy(asked) as url:
