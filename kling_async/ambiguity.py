@@ -148,6 +148,8 @@ class Resolver:
         if not isinstance(cause, ResponseLostError):
             error = ResponseLostError(f"the answer to the submit cannot be trusted: {cause.what}")
             error.__cause__ = cause
+            if isinstance(cause, GatewayError) and cause.html:
+                error.advice = "check the base URL and the provider, then look for the task there"
         error.outcome = Outcome.MAY_EXIST
         seen = Task(None, flight.judged.external_task_id, TaskStatus.MAY_EXIST)
         self._keeper.observe(flight, seen, flight.about(error))

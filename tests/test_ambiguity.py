@@ -723,4 +723,5 @@ def test_web_site_that_answers_5xx_ends_the_stream(world):
     statuses = {done.task.status for done in ended}
     assert TaskStatus.MAY_EXIST in statuses
     assert statuses <= {TaskStatus.MAY_EXIST, TaskStatus.REFUSED}, "what was not sent is refused"
+    assert "check the base URL" in str(error)
     assert error.outcome is Outcome.MAY_EXIST
