@@ -291,6 +291,9 @@ class Engine:
         self.submission.lines.withdraw(flight)
         del self._live[flight.order]
         flight.same = same
+        if same.record is None and flight.record is not None:  # the first who wanted it had no journal
+            same.journal, same.record = flight.journal, flight.record
+            self.books.put(same, self._publish)
 
         def reflect(_: Flight) -> None:
             flight.task, flight.error, flight.token = same.task, same.error, same.token
@@ -460,6 +463,8 @@ class Engine:
     def _recall_settled(self, flight: Flight, settled: Task) -> None:
         """*flight* was made before by this client: it is over, as it was then."""
         flight.judged, flight.resumed = settled, True
+        if flight.record is not None:  # the run that made it had no journal
+            self.books.put(flight, lambda _: None)
         if settled.status is TaskStatus.FAILED:
             flight.error = flight.about(settled.failure())
 

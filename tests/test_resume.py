@@ -31,6 +31,7 @@ from kling_async import (
     WaitTimeoutError,
 )
 from kling_async.instrumentation import Saved
+from kling_async.journal import FILE_NAME
 from kling_async.simulator import Simulator, serve
 from kling_async.simulator.faults import Faults
 from kling_async.testing import SimulatorTransport
@@ -699,3 +700,25 @@ def test_one_client_goes_on_with_every_journal_of_a_folder(world, tmp_path):
     here = world()
     virtual_time.run(main())
     assert made(here) == {"a": 1, "y": 1, "z": 1}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_task_begun_without_a_journal_is_recorded_by_who_has_one(world, tmp_path, ended):
+    """Wanted again with `save_to`, a task that this client began without a journal gets its row there."""
+
+    async def main():
+        async with here.client() as kling:
+            handle = await kling.submit(here.request("cat"), key="cat")
+            if ended:
+                await handle.result()
+            async with kling.completions(keyed(here, "cat"), save_to=tmp_path) as stream:
+                done = await anext(stream)
+                assert done.task.task_id == handle.task_id
+        async with here.client(journal=tmp_path / FILE_NAME) as later:
+            assert later.tasks() == []
+            assert (await completed(later, keyed(here, "cat")))["cat"].resumed
+
+    here = world()
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1}
+    assert here.ledger.requests["create"] == 1
