@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 
 from benchmarks import bare, stub
 from kling_async import KLING, APIKey, Event, ImageToVideo, KlingClient, Polling
@@ -40,10 +41,21 @@ async def ours(base_url: str, polls: int, profile: cProfile.Profile | None = Non
     """CPU seconds per poll of a client whose tasks are always due."""
     request = ImageToVideo(image="https://example.com/cat.png", prompt="the cat yawns")
     polling = Polling(
-        factor=0.01, base=1.0, max_interval=0.01, floor=0.001, jitter=0.0, give_up=1e6, pollers=WORKERS
+        aim=None,
+        factor=0.01,
+        base=1.0,
+        max_interval=0.01,
+        floor=0.001,
+        jitter=0.0,
+        give_up=1e6,
+        pollers=WORKERS,
     )
     client = KlingClient(
-        APIKey("key"), KLING.at(base_url), max_in_flight=TASKS, polling=polling, hooks=[_no_op]
+        APIKey("key"),
+        attrs.evolve(KLING, lists=False).at(base_url),
+        max_in_flight=TASKS,
+        polling=polling,
+        hooks=[_no_op],
     )
     async with client as kling:
         await asyncio.gather(*(kling.submit(request) for _ in range(TASKS)))

@@ -1,19 +1,35 @@
-"""A server that costs next to nothing: fixed bytes for every request, in a process of its own.
+"""A server that costs next to nothing, in a process of its own: what is measured beside it is the client.
 
-It is no simulator: it answers any GET with one task that is being generated, in a body of 1 KiB, and any POST
-with an acknowledgement. So what is measured beside it is the client.
+It is no simulator. Started as it is, it answers any GET with one task that is being generated, in a body of
+1 KiB, and any POST with an acknowledgement. Given `Ends`, it keeps real tasks, each of which ends after a
+time drawn for it: Kling's create, query and list, and what four other clients' public APIs ask when pointed
+here (``/fal``, ``/replicate``, ``/openai``, ``/runway``). ``/control/report`` tells what it was asked for.
 """
 
 import asyncio
 import contextlib
 import itertools
 import json
+import os
+import socket
 import subprocess
 import sys
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import attrs
+
+from benchmarks.keeper import Ends, Keeper, reply
 
 BODY_SIZE = 1024
 """Bytes of a poll's reply: Kling's own are about that long with a signed URL in them."""
+LIFETIME = 900.0
+"""Seconds after which it ends by itself, whoever forgot it."""
+ROOT = Path(__file__).parent.parent
+"""Where ``benchmarks`` can be imported."""
+BACKLOG = 4096
+"""Connections that may wait to be accepted: every create of our client comes over one of its own."""
 
 
 def task_body(task_id: str, status: str) -> bytes:
@@ -36,54 +52,105 @@ def task_body(task_id: str, status: str) -> bytes:
     return bare.replace('"padding": ""', f'"padding": "{"x" * (BODY_SIZE - len(bare))}"').encode()
 
 
-def _reply(body: bytes) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+class Fixed:
+    """Answers without keeping anything."""
+
+    def __init__(self) -> None:
+        self._ids = itertools.count(1)
+
+    def answer(self, method: bytes, target: bytes, body: bytes) -> bytes:
+        """The whole reply."""
+        if method == b"POST":
+            return reply(task_body(str(next(self._ids)), "submitted"))
+        return reply(task_body(target.rpartition(b"/")[2].decode(), "processing"))
 
 
 class _Connection(asyncio.Protocol):
     """Answers each whole request at once; nothing here waits."""
 
-    ids = itertools.count(1)
+    def __init__(self, answer: Callable[[bytes, bytes, bytes], bytes]) -> None:
+        self._answer = answer
+        self._received = bytearray()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._received = bytearray()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         while (end := self._received.find(b"\r\n\r\n")) >= 0:
             head = bytes(self._received[:end])
-            length = 0
-            for line in head.split(b"\r\n")[1:]:
-                name, _, value = line.partition(b":")
-                if name.lower() == b"content-length":
-                    length = int(value)
+            method, target, _ = head.split(b" ", 2)
+            length = 0 if method == b"GET" else _length(head)
             if len(self._received) < end + 4 + length:
                 return
+            body = bytes(self._received[end + 4 : end + 4 + length])
             del self._received[: end + 4 + length]
-            if head.startswith(b"POST"):
-                body = task_body(str(next(self.ids)), "submitted")
-            else:
-                task_id = head.split(b" ", 2)[1].rsplit(b"/", 1)[1].decode()
-                body = task_body(task_id, "processing")
-            self._transport.write(_reply(body))
+            self._transport.write(self._answer(method, target, body))
 
 
-async def _main() -> None:
+def _length(head: bytes) -> int:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    return 0
+
+
+def pin(*, last: bool) -> None:
+    """Keep this process on the first core it may use, or on the *last*, where the system can do that."""
+    if sys.platform == "linux" and len(cores := sorted(os.sched_getaffinity(0))) > 1:
+        os.sched_setaffinity(0, {cores[-1 if last else 0]})
+
+
+def open_many_files() -> None:
+    """Let this process have as many connections as the system grants it."""
+    if sys.platform != "win32":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _main(ends: Ends | None) -> None:
+    if ends is not None:
+        pin(last=True)
+    open_many_files()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Connection, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)  # until whoever started it closes the pipe
+    listener = socket.create_server(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    answer = (Fixed() if ends is None else Keeper(ends, f"http://127.0.0.1:{port}")).answer
+    server = await loop.create_server(lambda: _Connection(answer), sock=listener, backlog=BACKLOG)
+    print(port, flush=True)
+    closed = asyncio.Event()
+
+    def read() -> None:
+        while os.read(0, 4096):  # until whoever started it closes the pipe
+            pass
+        loop.call_soon_threadsafe(closed.set)
+
+    threading.Thread(target=read, daemon=True).start()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LIFETIME):
+            await closed.wait()
     server.close()
 
 
 @contextlib.contextmanager
-def running() -> Generator[str]:
-    """The base URL of a stub in a process of its own, which ends with the block."""
+def running(ends: Ends | None = None) -> Generator[str]:
+    """The base URL of a stub in a process of its own, which ends with the block.
+
+    Args:
+        ends: when its tasks end; None: it keeps none, and each is being generated for ever.
+    """
+    options = [] if ends is None else [json.dumps(attrs.asdict(ends))]
     process = subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.stub", *options],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -96,4 +163,4 @@ def running() -> Generator[str]:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    asyncio.run(_main(Ends(**json.loads(sys.argv[1])) if len(sys.argv) > 1 else None))

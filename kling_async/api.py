@@ -1,7 +1,8 @@
 """One call to the provider: sign it as late as can be, send it, read the answer."""
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -63,6 +64,11 @@ class Api:
         """Read one task by its task_id or, where the provider looks those up, external_task_id."""
         return await self._read(wire.query(self.provider, endpoint, task_id), wire.read_task)
 
+    async def poll(self, endpoint: str, task_id: str, known: Task) -> Task | None:
+        """Read one task like `task`; None: it still stands as *known*."""
+        request = wire.query(self.provider, endpoint, task_id)
+        return await self._read(request, partial(wire.read_poll, known=known))
+
     async def named(self, endpoint: str, external_task_id: str) -> Task:
         """Look one task up by the external_task_id that we gave it; an answer about another is none."""
         seen = await self.task(endpoint, external_task_id)
@@ -75,6 +81,11 @@ class Api:
         """Read one page of the list of tasks, counted from 1."""
         request = wire.list_page(self.provider, endpoint, page=page, page_size=page_size)
         return await self._read(request, wire.read_page)
+
+    async def entries(self, endpoint: str, page: int, page_size: int) -> Sequence[Mapping[str, Any]]:
+        """Read one page of the list, its entries as they are: for whom most of them are no news."""
+        request = wire.list_page(self.provider, endpoint, page=page, page_size=page_size)
+        return await self._read(request, wire.read_sweep)
 
     def stops_account(self, error: KlingError) -> bool:
         """Whether every other submit would fail with *error* too, so that none should be tried.

@@ -19,6 +19,7 @@ from typing import IO, Any, Final
 import attrs
 
 from kling_async import bodies
+from kling_async.flight import default_name
 from kling_async.journal import Record
 from kling_async.protocol import identity, wire
 from kling_async.protocol.converter import request_from
@@ -26,7 +27,6 @@ from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import classify
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRequest
 from kling_async.protocol.providers import Provider
-from kling_async.streams import default_name
 
 __all__ = ["Earlier", "Item", "compare", "read_source"]
 

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -71,9 +70,9 @@ class Books:
     """The journals of one engine.
 
     Args:
-        account: the account's fingerprint.
+        issuer: whose tasks.
         secret: the credential, for derived ids.
-        provider: whose tasks.
+        provider: where they are made.
         clock: Unix seconds.
         in_thread: calls a blocking function elsewhere.
         random_id: a new id for an item that nothing names.
@@ -82,21 +81,21 @@ class Books:
     def __init__(
         self,
         *,
-        account: str,
+        issuer: identity.Issuer,
         secret: bytes,
         provider: Provider,
         clock: WallClock,
         in_thread: Callable[..., Awaitable[Any]],
         random_id: Callable[[], str],
     ) -> None:
-        self._account = account
+        self._issuer = issuer
         self._secret = secret
         self._provider = provider
-        self._host = urlsplit(provider.base_url).netloc
         self._clock = clock
         self._in_thread = in_thread
         self._random_id = random_id
         self._journals: dict[Path, asyncio.Task[list[Journal]]] = {}
+        self._resolved: dict[Path, Path] = {}
 
     async def open(
         self,
@@ -121,7 +120,10 @@ class Books:
         Raises:
             JournalError: it cannot be opened.
         """
-        path = await self._in_thread(_absolute, path)
+        given = path.absolute()  # noqa: ASYNC240 - asks for the working directory, not for files
+        if given not in self._resolved:
+            self._resolved[given] = await self._in_thread(_resolved, path)
+        path = self._resolved[given]
         opening = self._journals.get(path)
         if opening is None or (opening.done() and opening.exception() is not None):
             opened = self._opened(path, namespace, orders, pick_up)
@@ -187,7 +189,7 @@ class Books:
             namespace = flight.journal.namespace if flight.journal is not None else self._random_id()
         external_task_id = request.external_task_id or identity.derive_external_task_id(
             namespace=namespace,
-            account=self._account,
+            account=self._issuer.account,
             key=name or "",
             request_hash=request_hash,
             generation=generation,
@@ -199,10 +201,10 @@ class Books:
                 external_task_id=external_task_id,
                 key=name or "",
                 named=flight.key is not None,
-                label=flight.key or flight.label or external_task_id,
-                account=self._account,
+                label=flight.name or external_task_id,
+                account=self._issuer.account,
                 provider=self._provider.name,
-                host=self._host,
+                host=self._issuer.host,
                 endpoint=flight.endpoint,
                 model_name=request.model_name,
                 request_hash=request_hash,
@@ -242,11 +244,7 @@ class Books:
         """
         assert flight.journal is not None  # asked by the caller
         assert flight.record is not None  # a journal comes with a row
-        now = self._clock()
-        record = records.observed(flight.record, flight, now)
-        if flight.acknowledged_at is not None and record.acknowledged_at is None:
-            record = attrs.evolve(record, acknowledged_at=now)
-        flight.record = record
+        record = flight.record = records.observed(flight.record, flight, self._clock())
         flight.writes += 1
 
         def done(future: "asyncio.Future[None]") -> None:
@@ -315,7 +313,7 @@ class Books:
 
     def _is_ours(self, record: Record) -> bool:
         """Whether the task of *record* is of this account and base URL, and can be asked for."""
-        return record.account == self._account and record.host == self._host
+        return record.account == self._issuer.account and record.host == self._issuer.host
 
     def _left(self, record: Record, journal: Journal, order: int) -> Flight:
         """The flight of a row whose task had not ended."""
@@ -325,7 +323,7 @@ class Books:
             endpoint=record.endpoint,
             slot_key=(record.endpoint, record.model_name),
             task=Task(None, record.external_task_id, TaskStatus.INTENDED),
-            token="",
+            issuer=self._issuer,
             journal=journal,
         )
         self._recall(flight, record)
@@ -359,7 +357,7 @@ def _others(path: Path, taken: Path) -> list[Path]:
     return sorted(each for each in path.glob(f"{stem}*.{suffix}") if each != taken)
 
 
-def _absolute(path: Path) -> Path:
+def _resolved(path: Path) -> Path:
     return path.expanduser().resolve()
 
 

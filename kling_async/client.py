@@ -383,7 +383,7 @@ class KlingClient:
             limit=engine.submission.lines.limit,
             succeeded=engine.succeeded,
             failed=engine.failed,
-            polls=engine.pollers.polls,
+            polls=engine.pollers.requests,
         )
 
     def _running(self) -> Running:

@@ -202,17 +202,19 @@ class Downloads:
             _require_video(response)
         # bytes are read while others are written: what is not yet read when the connection breaks is lost
         step = asyncio.ensure_future(self._step(part.accept, version, start))
-        buffer = bytearray()
+        pieces: list[bytes] = []
+        size = 0
         try:
-            async for piece in response.content.iter_any():
-                buffer += piece
-                if len(buffer) >= BLOCK:
+            async for piece, _ in response.content.iter_chunks():
+                pieces.append(piece)
+                size += len(piece)
+                if size >= BLOCK:
                     await step
-                    step = asyncio.ensure_future(self._step(part.append, buffer))
-                    buffer = bytearray()
+                    step = asyncio.ensure_future(self._step(part.append, pieces))
+                    pieces, size = [], 0
         finally:
             await step
-            await self._step(part.append, buffer)  # what came before a break need not come again
+            await self._step(part.append, pieces)  # what came before a break need not come again
         if whole is not None and part.size != whole:
             raise DownloadError(f"the video host sent {part.size} of {whole} bytes")
         if part.size == 0:

@@ -19,7 +19,7 @@ from kling_async import bodies
 from kling_async.api import Api
 from kling_async.bookkeeping import Again, Books, Recording, never
 from kling_async.crew import Crew
-from kling_async.flight import Flight
+from kling_async.flight import Flight, SlotKey
 from kling_async.instrumentation import Completed, Hooks
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, lifecycle, wire
@@ -75,14 +75,20 @@ class Engine:
         self._order = itertools.count()
         self._live: dict[int, Flight] = {}
         self._named: dict[str, Flight] = {}
+        self._slot_keys: dict[SlotKey, SlotKey] = {}
         self._settled: dict[str, Task] = {}
         self.unresolved: dict[str, Flight] = {}
         self._known: tuple[str, Task] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.succeeded = self.failed = 0
-        self.books = Books(
+        self._issuer = identity.Issuer(
+            provider=api.provider.name,
+            host=urlsplit(api.provider.base_url).netloc,
             account=options.account,
+        )
+        self.books = Books(
+            issuer=self._issuer,
             secret=options.secret,
             provider=api.provider,
             clock=api.clock,
@@ -102,7 +108,13 @@ class Engine:
             rng=options.rng,
             hooks=self._hooks,
         )
-        self.pollers = Pollers(api, polling=options.polling, rng=options.rng, keeper=self, hooks=self._hooks)
+        self.pollers = Pollers(
+            api,
+            polling=options.polling,
+            rng=random.Random(options.rng.getrandbits(64)),  # noqa: S311 - jitter: quick, not secret
+            keeper=self,
+            hooks=self._hooks,
+        )
         self._read = retrying(
             api.task, options.retries, creating=False, rng=options.rng, fatal=api.stops_account
         )
@@ -179,13 +191,14 @@ class Engine:
         if not isinstance(key, str | None):
             raise RequestError(f"key must be text, not {type(key).__name__}")
         endpoint = request.endpoint
+        slot_key = endpoint, request.model_name
         return Flight(
             order=next(self._order),
             key=key,
             endpoint=endpoint,
-            slot_key=(endpoint, request.model_name),
+            slot_key=self._slot_keys.setdefault(slot_key, slot_key),  # one for all who share it
             task=Task(None, request.external_task_id, TaskStatus.INTENDED),
-            token="",
+            issuer=self._issuer,
             request=request,
         )
 
@@ -222,7 +235,9 @@ class Engine:
             prepared = wire.create(
                 request, self.api.provider, resolved.images, external_task_id=external_task_id
             )
-            flight.token = self._token(flight)
+            self._issuer.token(
+                flight.endpoint, flight.key, task_id=None, external_task_id=external_task_id
+            )  # raises now what is wrong with the key
             if flight.error is not None:
                 flight.about(flight.error)
             if refusal is not None and not flight.resumed:
@@ -296,7 +311,7 @@ class Engine:
             self.books.put(same, self._publish)
 
         def reflect(_: Flight) -> None:
-            flight.task, flight.error, flight.token = same.task, same.error, same.token
+            flight.task, flight.error = same.task, same.error
             flight.judged, flight.record, flight.resumed = same.judged, same.record, same.resumed
             flight.acknowledged_at = same.acknowledged_at
             flight.announce()
@@ -347,7 +362,6 @@ class Engine:
         """Resolve what an earlier run only intended, poll what it submitted."""
         name = flight.judged.external_task_id or ""
         flight.resumed = False  # from now on its news is this run's
-        flight.token = self._token(flight)
         self._live[flight.order] = self._named[name] = flight
         self._idle.clear()
         if flight.judged.status in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS):
@@ -357,13 +371,13 @@ class Engine:
             flight.task = flight.judged
             flight.acknowledged_at = self.crew.loop.time() - flight.age
             self.submission.lines.hold(flight)
-            self.pollers.watch(flight)
+            self.pollers.watch(flight, soon=True)
             flight.announce()
 
     def attach(self, token: identity.Token) -> Flight:
         """The flight of *token*: the one there is, or a new one that is polled from now on."""
         task = Task(token.task_id, token.external_task_id, TaskStatus.SUBMITTED)
-        name = task.external_task_id or token.text
+        name = task.external_task_id or token.task_id or ""
         if name in self._named:
             return self._named[name]
         flight = Flight(
@@ -372,13 +386,13 @@ class Engine:
             endpoint=token.endpoint,
             slot_key=(token.endpoint, ""),
             task=task,
-            token=token.text,
+            issuer=self._issuer,
             acknowledged_at=self.crew.loop.time(),
         )
         self._live[flight.order] = self._named[name] = flight
         self._idle.clear()
         self.submission.lines.hold(flight)
-        self.pollers.watch(flight)
+        self.pollers.watch(flight, soon=True)
         return flight
 
     def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
@@ -390,12 +404,13 @@ class Engine:
         before = flight.judged
         if lifecycle.is_terminal(before.status):
             return
-        flight.judged = judged = lifecycle.observe(before, seen)
+        judged = lifecycle.observe(before, seen)
+        if judged.raw and not lifecycle.is_terminal(judged.status):
+            judged = attrs.evolve(judged, raw=Task(None).raw)  # half a kilobyte, and the end will tell more
+        flight.judged = judged
         flight.error = error
         if error is not None and not flight.ended:  # a refused question: what it says of money is the task's
             error.outcome = lifecycle.STATES[judged.status].outcome
-        if judged.task_id is not before.task_id:
-            flight.token = self._token(flight)
         if judged.status is TaskStatus.UNKNOWN is not before.status:
             logger.warning("task %s has a status nobody documents; polling goes on", judged.task_id)
         proven = lifecycle.STATES[judged.status].outcome is Outcome.CREATED and flight.acknowledged_at is None
@@ -410,6 +425,10 @@ class Engine:
             self.books.put(flight, self._publish)
         elif flight.writes == 0:
             self._publish(flight)
+
+    def find(self, external_task_id: str | None) -> Flight | None:
+        """The flight under that name, if it is one of ours and not over."""
+        return None if external_task_id is None else self._named.get(external_task_id)
 
     def acknowledge(self, flight: Flight, seen: Task) -> None:
         """Kling has told us of the task under the name that we gave it; see `observe`."""
@@ -435,7 +454,7 @@ class Engine:
     def _land(self, flight: Flight) -> None:
         """*flight* is over: free its slot, forget it."""
         task = flight.judged
-        for name in (task.external_task_id, flight.token):
+        for name in (task.external_task_id, task.task_id):
             if name is not None and self._named.get(name) is flight:
                 del self._named[name]
         if task.status is TaskStatus.FAILED and flight.error is None:
@@ -445,7 +464,7 @@ class Engine:
         else:
             self.failed += 1
         flight.prepared = None
-        self.pollers.forget(flight)
+        self.pollers.landed(flight)
         self._keep_unresolved(flight)
         self._keep_settled(flight)
         del self._live[flight.order]
@@ -491,17 +510,6 @@ class Engine:
                 elapsed=None if since is None else self.crew.loop.time() - since,
             )
         )
-
-    def _token(self, flight: Flight) -> str:
-        return identity.Token(
-            provider=self.api.provider.name,
-            host=urlsplit(self.api.provider.base_url).netloc,
-            account=self._options.account,
-            endpoint=flight.endpoint,
-            task_id=flight.judged.task_id,
-            external_task_id=flight.judged.external_task_id,
-            key=flight.key or "",
-        ).text
 
 
 def _is_news(before: Task, now: Task) -> bool:

@@ -9,11 +9,13 @@ import attrs
 
 from kling_async.journal import Journal, Record
 from kling_async.protocol import wire
-from kling_async.protocol.errors import KlingError, Outcome, WaitTimeoutError
+from kling_async.protocol.durations import TaskClass
+from kling_async.protocol.errors import KlingError, Outcome, RequestError, WaitTimeoutError
+from kling_async.protocol.identity import Issuer
 from kling_async.protocol.lifecycle import STATES, is_terminal
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
-__all__ = ["Flight", "Keeper", "SlotKey"]
+__all__ = ["Flight", "Keeper", "SlotKey", "default_name"]
 
 SlotKey = tuple[str, str]
 """Endpoint and model: what one concurrency limit of the account counts."""
@@ -26,11 +28,11 @@ class Flight:
     Attributes:
         order: its place among all; earlier ones go first.
         key: the caller's name for it, None where none was given.
-        label: what it is called where it has no key.
+        label: what it is called where it has no key; None: like its picture.
         endpoint: the kind of task, the last piece of the endpoint's path.
         slot_key: whose slot it takes.
         task: the last snapshot.
-        token: finds it again.
+        issuer: whose task it is, for its token.
         request: what is to be submitted; None for a task attached from a token.
         prepared: what is sent, once its pictures are checked; None before.
         error: why it ended without a video.
@@ -47,6 +49,7 @@ class Flight:
         taken_at: when it joined the queue, seconds of the loop's clock.
         missing_since: since when the server has said it knows no such task.
         polls: how often it was asked for.
+        due: when it is polled next, seconds of the loop's clock; the schedule's.
         same: the flight that was there before for the same key and request; this one only shows it.
         waits: goes back in line when Kling has no slot for it; else that refuses it.
         in_line: waits for a slot, and can still be withdrawn.
@@ -59,7 +62,7 @@ class Flight:
     endpoint: str
     slot_key: SlotKey
     task: Task
-    token: str
+    issuer: Issuer
     label: str | None = None
     request: VideoRequest | None = None
     prepared: wire.Request | None = None
@@ -77,6 +80,7 @@ class Flight:
     taken_at: float = 0.0
     missing_since: float | None = None
     polls: int = 0
+    due: float | None = None
     same: "Flight | None" = None
     waits: bool = True
     in_line: bool = False
@@ -103,9 +107,30 @@ class Flight:
         return self.task.status not in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
 
     @property
+    def token(self) -> str:
+        """Finds it again, also elsewhere; empty while nothing names it."""
+        if self.same is not None:
+            return self.same.token
+        judged = self.judged
+        if not (judged.task_id or judged.external_task_id):
+            return ""
+        ids = {"task_id": judged.task_id, "external_task_id": judged.external_task_id}
+        try:
+            return self.issuer.token(self.endpoint, self.key, **ids).text
+        except RequestError:  # its key is too long, and it is not submitted
+            return ""
+
+    @property
+    def task_class(self) -> TaskClass:
+        """What decides how long such a task takes; of a task without its request only in part known."""
+        if self.request is None:
+            return (*self.slot_key, "", "")
+        return (*self.slot_key, self.request.mode or "", str(self.request.duration or ""))
+
+    @property
     def name(self) -> str | None:
         """What it is called: its key, or what stands for it."""
-        return self.key or self.label
+        return self.key or self.label or (None if self.request is None else default_name(self.request))
 
     def about(self, error: KlingError) -> KlingError:
         """*error* with this task's names on it."""
@@ -170,11 +195,25 @@ class Flight:
         return self.task
 
 
+def default_name(request: VideoRequest) -> str:
+    """What a request without a key is called: its first picture's name, else ``video``."""
+    for source in (getattr(request, "image", None), *getattr(request, "image_list", ()), "video"):
+        if isinstance(source, Path) or (isinstance(source, str) and len(source) <= 4096):
+            stem = Path(str(source).split("?", 1)[0]).stem
+            if stem and not str(source).startswith(("data:", "/9j/", "iVBORw0KGgo")):
+                return stem
+    return "video"
+
+
 class Keeper(Protocol):
     """Who keeps the flights: the one door for news of them."""
 
     def observe(self, flight: Flight, seen: Task, error: KlingError | None = None) -> None:
         """Judge what was *seen* of a task, act on it, record and announce it."""
+        ...
+
+    def find(self, external_task_id: str | None) -> Flight | None:
+        """The flight under that name, if it is one of ours and not over."""
         ...
 
     def acknowledge(self, flight: Flight, seen: Task) -> None:

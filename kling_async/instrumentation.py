@@ -122,6 +122,11 @@ class Hooks:
         self._hooks = (log, *hooks)
         self._broken: set[int] = set()
 
+    @property
+    def wants_polls(self) -> bool:
+        """Whether anybody hears of polls: a hook of the user's, or the log at DEBUG."""
+        return len(self._hooks) > 1 or logger.isEnabledFor(logging.DEBUG)
+
     def tell(self, event: Event) -> None:
         """Give *event* to every hook; one that fails harms nobody."""
         for place, hook in enumerate(self._hooks):
@@ -135,6 +140,8 @@ class Hooks:
 
 def log(event: Event) -> None:
     """Write *event* to the logger ``kling_async``: INFO what a user follows, DEBUG each poll."""
+    if isinstance(event, Polled) and not logger.isEnabledFor(logging.DEBUG):
+        return  # first, since nearly every event is one of these
     name = event.key or event.task_id or event.external_task_id or "a request"
     match event:
         case Waiting():

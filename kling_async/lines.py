@@ -156,7 +156,7 @@ class Lines:
             first.in_line = False
             line.slots.start()
             self._send(first)
-        again = max(line.slots.retry_at, self._paused_until)
+        again = max(line.slots.opens_at, self._paused_until)
         if (line.queue or line.watchers) and again > loop.time():
             line.timer = loop.call_at(again, self.dispatch, slot_key)
         if line.watchers and self._has_room(line):

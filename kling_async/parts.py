@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kling_async.protocol.errors import DownloadError
@@ -89,14 +89,15 @@ class Part:
         while not self._take(self._folder / next(names), version, "xb"):
             pass
 
-    def append(self, data: bytearray) -> None:
-        """Write *data*; of what the disk has no room for, as much as goes."""
+    def append(self, pieces: Sequence[bytes]) -> None:
+        """Write *pieces*, one after the other; of what the disk has no room for, as much as goes."""
         assert self._file is not None  # accepted
-        left = memoryview(data)
-        while left:
-            written = self._file.write(left)
-            self.size += written
-            left = left[written:]
+        for piece in pieces:
+            left = memoryview(piece)
+            while left:
+                written = self._file.write(left)
+                self.size += written
+                left = left[written:]
 
     def make_durable(self) -> None:
         """Return when every byte is on the disk."""

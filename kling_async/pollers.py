@@ -1,13 +1,23 @@
 """The scheduler and the poller pool: takes who is due, asks the provider, passes on what was seen."""
 
 import asyncio
+import copy
+import itertools
 import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
+import attrs
+
+from kling_async.answers import Answers
 from kling_async.api import Api
 from kling_async.flight import Flight, Keeper
-from kling_async.instrumentation import Hooks, Polled
-from kling_async.protocol.errors import KlingError, NotFoundError, TaskLostError, WaitTimeoutError
-from kling_async.protocol.models import Task, TaskStatus
+from kling_async.instrumentation import Hooks
+from kling_async.protocol.durations import Durations
+from kling_async.protocol.errors import KlingError, NotFoundError, is_retryable
+from kling_async.protocol.families import external_id, glance, task_from
+from kling_async.protocol.models import TaskStatus
+from kling_async.protocol.pages import Pages, Sweep
 from kling_async.protocol.schedule import Polling, Schedule
 from kling_async.retries import poll_intervals
 
@@ -15,16 +25,64 @@ __all__ = ["Pollers"]
 
 FLOOR = 1.0
 """Seconds between two polls of a task at least, unless the caller or the provider says otherwise."""
-PATIENCE = 60.0
-"""Seconds after its acknowledgement in which "no such task" is a reader that lags behind the writer."""
-LOST_AFTER = 600.0
-"""Seconds of "no such task" after which a task is lost."""
-ACCOUNT_WAIT = 60.0
-"""Seconds until a task is asked for again after its account was refused."""
+JOIN = 3.0
+"""Times the mean delay aimed at: who is due so soon is looked for on the list together with who is due."""
+EVERY = 2.05
+"""Times that delay between two readings of the list: twice would find tasks with it by chance alone."""
+MANY = 16
+"""Flights for which that holds; with fewer, a reading saved is a task found later, and the list is read the
+more often the fewer they are, as soon as one of them is due."""
+AT_ONCE = 1000
+"""Flights handled before the event loop gets its turn: some milliseconds."""
+
+_ENDED = (TaskStatus.SUCCEED, TaskStatus.FAILED)
+
+
+@attrs.define(eq=False)
+class _Kind:
+    """The flights of one endpoint: those that one list can tell of.
+
+    Attributes:
+        endpoint: the kind of task.
+        schedule: who waits to be polled.
+        timer: wakes up for the first.
+        pages: what is known of the list.
+        reading: the list is about to be read, or being read: its end sets the timer.
+        not_before: when the list may be read again.
+        failed: the last reading got no answer.
+    """
+
+    endpoint: str
+    schedule: Schedule[Flight] = attrs.field(factory=Schedule[Flight])
+    timer: asyncio.TimerHandle | None = None
+    pages: Pages = attrs.field(factory=Pages)
+    reading: bool = False
+    not_before: float = 0.0
+    failed: bool = False
+
+
+@attrs.define(eq=False)
+class _Reading:
+    """The list of *kind* being read, by as many workers as are free.
+
+    Attributes:
+        kind: whose list.
+        sweep: which pages, and who is sought.
+        failure: why a page could not be read.
+        done: its end was handled.
+    """
+
+    kind: _Kind
+    sweep: Sweep[Flight]
+    failure: KlingError | None = None
+    done: bool = False
 
 
 class Pollers:
-    """Polls every flight until it is terminal. One schedule, one timer, a few workers for all tasks.
+    """Polls every flight until it is terminal.
+
+    One schedule and one timer for each kind of task, a few workers for all: a flight that waits is an entry
+    in a heap. Workers take flights that are due, or together read the list that many of them are on.
 
     Args:
         api: makes the call.
@@ -32,129 +90,222 @@ class Pollers:
         rng: jitter.
         keeper: told of what was seen.
         hooks: told of every poll.
+
+    Attributes:
+        requests: how many status requests were made.
     """
 
     def __init__(
-        self,
-        api: Api,
-        *,
-        polling: Polling,
-        rng: random.Random,
-        keeper: Keeper,
-        hooks: Hooks,
+        self, api: Api, *, polling: Polling, rng: random.Random, keeper: Keeper, hooks: Hooks
     ) -> None:
-        floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
-        intervals = poll_intervals(polling)
         self._api = api
         self._polling = polling
         self._keeper = keeper
-        self._hooks = hooks
-        self._schedule: Schedule[Flight] = Schedule(intervals, floor=floor, jitter=polling.jitter, rng=rng)
-        self._due: asyncio.Queue[Flight] = asyncio.Queue()
-        self._timer: asyncio.TimerHandle | None = None
-        self._asked = 0
+        self._floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
+        self._durations = Durations(polling, poll_intervals(polling), floor=self._floor, rng=rng)
+        self._kinds: dict[str, _Kind] = {}
+        self._answers = Answers(
+            keeper=keeper,
+            hooks=hooks,
+            give_up=polling.give_up,
+            stops_account=api.stops_account,
+            watch=self.watch,
+        )
+        self._jobs: asyncio.Queue[tuple[Callable[[Any], Awaitable[None]], Any]] = asyncio.Queue()
+        self.requests = 0
 
-    @property
-    def polls(self) -> int:
-        """How many polls were made."""
-        return self._asked
+    def watch(
+        self, flight: Flight, *, seen_at: float | None = None, hint: float | None = None, soon: bool = False
+    ) -> None:
+        """Have *flight* polled when it may be done.
 
-    def watch(self, flight: Flight, hint: float | None = None) -> None:
-        """Have *flight* polled after its next interval; the server's *hint* can lengthen it."""
+        Args:
+            flight: acknowledged, not terminal.
+            seen_at: when the question left that told how it stands; left out, now.
+            hint: the server asks for this many seconds at least, from now.
+            soon: nobody here knows how it stands: poll it at once.
+        """
         now = asyncio.get_running_loop().time()
-        due = now + self._schedule.wait(flight.polls, hint)
-        if flight.acknowledged_at is not None:
-            due = min(due, max(now, flight.acknowledged_at + self._polling.give_up))
-        self._schedule.add(flight, due)
-        self._set_timer()
+        begun = now if flight.acknowledged_at is None else flight.acknowledged_at
+        due = now
+        if not soon:
+            seen_at = now if seen_at is None else seen_at
+            hint = None if hint is None else hint + now - seen_at
+            due = seen_at + self._durations.wait(flight.task_class, seen_at - begun, hint)
+        kind = self._kinds.get(flight.endpoint)
+        if kind is None:
+            kind = self._kinds[flight.endpoint] = _Kind(flight.endpoint)
+        kind.schedule.add(flight, min(due, max(now, begun + self._polling.give_up)))
+        if not kind.reading:
+            self._set_timer(kind)
 
-    def forget(self, flight: Flight) -> None:
-        """*flight* is terminal: never poll it again."""
-        self._schedule.discard(flight)
+    def landed(self, flight: Flight) -> None:
+        """*flight* is terminal: never poll it again, and learn how long such tasks take."""
+        kind = self._kinds.get(flight.endpoint)
+        if kind is not None:
+            kind.schedule.discard(flight)
+        task = flight.judged
+        if task.status is TaskStatus.GIVEN_UP:
+            self._durations.learn(flight.task_class, self._polling.give_up, ended=False)
+        elif task.status in (TaskStatus.SUCCEED, TaskStatus.FAILED) and task.created_at and task.updated_at:
+            seconds = (task.updated_at - task.created_at).total_seconds()
+            self._durations.learn(flight.task_class, seconds)
 
     def stop(self) -> None:
         """Poll nobody any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for kind in self._kinds.values():
+            if kind.timer is not None:
+                kind.timer.cancel()
 
     async def work(self) -> None:
         """One worker of the pool; runs until cancelled."""
         while True:
-            flight = await self._due.get()
-            if not flight.ended:
-                await self._poll(flight)
+            work, on = await self._jobs.get()
+            if self._jobs.empty():  # while all workers are busy nobody need be woken up
+                for kind in self._kinds.values():
+                    if not kind.reading:
+                        self._set_timer(kind)
+            await work(on)
 
-    def _set_timer(self) -> None:
-        due = self._schedule.next_due()
-        if self._timer is not None:
-            if due is not None and self._timer.when() <= due and not self._timer.cancelled():
+    # When
+
+    def _set_timer(self, kind: _Kind) -> None:
+        """Wake up for who is due first, but not for the list sooner than it is to be read again."""
+        if not self._jobs.empty():  # whoever takes the last job sees to it
+            return
+        due = kind.schedule.next_due()
+        if due is not None:
+            due = max(due, kind.not_before)
+        if kind.timer is not None:
+            if due is not None and kind.timer.when() <= due:
                 return
-            self._timer.cancel()
+            kind.timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = None if due is None else loop.call_at(due, self._tick)
+        kind.timer = None if due is None else loop.call_at(due, self._tick, kind)
 
-    def _tick(self) -> None:
-        self._timer = None
-        for flight in self._schedule.pop_due(asyncio.get_running_loop().time()):
-            self._due.put_nowait(flight)
-        self._set_timer()
+    def _tick(self, kind: _Kind) -> None:
+        """Somebody is due: he is polled, alone or with all others who are due about now."""
+        kind.timer = None
+        now = asyncio.get_running_loop().time()
+        count = len(kind.schedule)
+        if self._api.provider.lists and count > 1 and kind.pages.spares(count, count, now):
+            kind.reading = True
+            self._jobs.put_nowait((self._begin_reading, kind))
+        else:
+            for _, flight in itertools.islice(kind.schedule.pop_due(now), AT_ONCE):
+                self._jobs.put_nowait((self._poll, flight))
+            self._set_timer(kind)
+
+    # One by one
 
     async def _poll(self, flight: Flight) -> None:
+        if flight.ended:  # other news was faster
+            return
         task_id = flight.judged.task_id or flight.judged.external_task_id or ""
-        self._asked += 1
+        asked_at = asyncio.get_running_loop().time()
+        self.requests += 1
         flight.polls += 1
-        hint: float | None = None
         try:
-            seen = await self._api.task(flight.endpoint, task_id)
+            seen = await self._api.poll(flight.endpoint, task_id, flight.judged)
         except NotFoundError as error:
-            self._tell(flight, None, error)
-            self._missing(flight)
+            self._answers.missing(flight, error)
         except KlingError as error:
-            self._tell(flight, None, error)
-            hint = getattr(error, "retry_after", None)
-            if self._api.stops_account(error):
-                hint = max(hint or 0.0, ACCOUNT_WAIT)
-                self._keeper.observe(flight, flight.judged, flight.about(error))
+            self._answers.failed(flight, error)
         else:
-            flight.missing_since = None
-            self._tell(flight, seen.status, None)
-            self._keeper.observe(flight, seen)
-        if not flight.ended:
-            self._give_up(flight)
-        if not flight.ended:
-            self.watch(flight, hint)
+            self._answers.told(flight, seen, asked_at)
 
-    def _missing(self, flight: Flight) -> None:
-        """No such task at the server: just after the create that is a lag, for ten minutes a loss."""
+    # Together
+
+    async def _begin_reading(self, kind: _Kind) -> None:
+        """Take all who are due by the time the list may be read next; read it if that spares requests."""
         now = asyncio.get_running_loop().time()
-        if flight.acknowledged_at is None or now - flight.acknowledged_at <= PATIENCE:
+        due = list(itertools.islice(kind.schedule.pop_due(now), 1))
+        delay = max((self._durations.plan(flight.task_class).delay for _, flight in due), default=0.0)
+        for entry in kind.schedule.pop_due(now + max(JOIN * delay, self._floor)):
+            due.append(entry)
+            if len(due) % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        in_flight = len(due) + len(kind.schedule)
+        if not kind.pages.spares(len(due), in_flight, now):
+            for when, flight in due:
+                if when <= now:
+                    self._jobs.put_nowait((self._poll, flight))
+                elif not flight.ended:
+                    kind.schedule.add(flight, when)
+            self._end_reading(kind)
             return
-        if flight.missing_since is None:
-            flight.missing_since = now
-        if now - flight.missing_since >= LOST_AFTER:
-            error = TaskLostError("the server has not known this task for ten minutes")
-            self._keeper.observe(
-                flight, Task(flight.judged.task_id, status=TaskStatus.LOST), flight.about(error)
-            )
+        kind.not_before = now + max(EVERY * delay * min(1.0, in_flight / MANY), self._floor)
+        wanted: dict[str, Flight] = {}
+        for _, flight in due:
+            task_id = flight.judged.task_id
+            if task_id is None or task_id in wanted:  # known by our name alone, or attached to twice
+                self._jobs.put_nowait((self._poll, flight))
+            else:
+                flight.polls += 1
+                wanted[task_id] = flight
+        page_size, pages = kind.pages.extent(in_flight)
+        reading = _Reading(kind, Sweep(wanted, page_size, pages))
+        for _ in range(min(pages, self._polling.pollers) - 1):
+            self._jobs.put_nowait((self._read_pages, reading))
+        await self._read_pages(reading)
 
-    def _give_up(self, flight: Flight) -> None:
-        now = asyncio.get_running_loop().time()
-        # the same sum as in `watch`: a difference could round the other way, and be asked for without end
-        if flight.acknowledged_at is None or now < flight.acknowledged_at + self._polling.give_up:
-            return
-        error = WaitTimeoutError(f"not done {self._polling.give_up:g} s after its acknowledgement, given up")
-        self._keeper.observe(
-            flight, Task(flight.judged.task_id, status=TaskStatus.GIVEN_UP), flight.about(error)
-        )
+    async def _read_pages(self, reading: _Reading) -> None:
+        """One worker's part of a reading: page after page while there are any."""
+        kind, sweep = reading.kind, reading.sweep
+        while (page := sweep.take()) is not None:
+            asked_at = asyncio.get_running_loop().time()
+            self.requests += 1
+            try:
+                entries = await self._api.entries(kind.endpoint, page, sweep.page_size)
+            except KlingError as error:
+                reading.failure = error
+                sweep.stop()
+            else:
+                self._look(sweep, page, entries, asked_at)
+        if not sweep.out and kind.reading and not reading.done:
+            reading.done = True
+            self._read(reading)
 
-    def _tell(self, flight: Flight, status: TaskStatus | None, error: KlingError | None) -> None:
-        self._hooks.tell(
-            Polled(
-                key=flight.name,
-                task_id=flight.judged.task_id,
-                external_task_id=flight.judged.external_task_id,
-                status=status,
-                polls=flight.polls,
-                error=error,
-            )
+    def _look(
+        self, sweep: Sweep[Flight], page: int, entries: Sequence[Mapping[str, Any]], asked_at: float
+    ) -> None:
+        """Look for flights on a page. Only what changed is made a `Task`."""
+        glances = [glance(entry) for entry in entries]
+        sought = dict(sweep.look(page, [task_id for task_id, _ in glances]))
+        for place, (_, status) in enumerate(glances):
+            flight = sought.get(place)
+            if flight is not None:
+                changed = status is not flight.judged.status
+                self._answers.told(flight, task_from(entries[place]) if changed else None, asked_at)
+            elif status in _ENDED and (early := self._keeper.find(external_id(entries[place]))):
+                seen = task_from(entries[place])
+                if seen is not None and early.judged.task_id == seen.task_id:
+                    self._keeper.observe(early, seen)
+
+    def _read(self, reading: _Reading) -> None:
+        """The last page was read: who was not found is asked for alone, unless there was no answer.
+
+        A list that gives none twice running is left alone for a while: the tasks themselves may answer.
+        """
+        kind, failure, now = reading.kind, reading.failure, asyncio.get_running_loop().time()
+        left = [flight for flight in reading.sweep.wanted.values() if not flight.ended]
+        passing = failure is not None and (
+            is_retryable(failure, creating=False) or self._api.stops_account(failure)
         )
+        if failure is None:
+            kind.pages.learn(reading.sweep, now)
+        elif not passing or kind.failed:
+            kind.pages.pause(now)
+        kind.failed = failure is not None
+        if passing:
+            kind.not_before = max(kind.not_before, now + (getattr(failure, "retry_after", None) or 0.0))
+        for flight in left:
+            if failure is not None and passing:
+                self._answers.failed(flight, copy.copy(failure))
+            else:
+                self._jobs.put_nowait((self._poll, flight))
+        self._end_reading(kind)
+
+    def _end_reading(self, kind: _Kind) -> None:
+        kind.reading = False
+        self._set_timer(kind)

@@ -28,12 +28,14 @@ __all__ = ["error_of", "observed", "request_text", "task_of"]
 
 
 def observed(record: Record, flight: Flight, now: float) -> Record:
-    """*record* with what is known of *flight* now."""
+    """*record* with what is known of *flight* now; what it does not date yet is dated *now*."""
     task = flight.judged
+    is_acknowledged = flight.acknowledged_at is not None and record.acknowledged_at is None
     return attrs.evolve(
         record,
         state=task.status.value,
         body_sent_at=flight.sent_at if flight.sent_at is not None else record.body_sent_at,
+        acknowledged_at=now if is_acknowledged else record.acknowledged_at,
         task_id=task.task_id or record.task_id,
         message=task.status_message or (flight.error.what if flight.error else ""),
         videos=json.dumps([attrs.asdict(video) for video in task.videos]) if task.videos else record.videos,
@@ -91,7 +93,10 @@ def request_text(request: VideoRequest, images: Mapping[str, ResolvedImage]) -> 
     if request.extra_body:
         fields["extra_body"] = sorted(request.extra_body)
     fields["images"] = {name: _described(image) for name, image in images.items()}
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return _canonical(fields)
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def _moment(seconds: float | None) -> datetime | None:

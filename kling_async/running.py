@@ -31,7 +31,6 @@ from kling_async.protocol.errors import (
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
-from kling_async.streams import default_name
 from kling_async.transport import AiohttpTransport, default_ssl
 from kling_async.typing import Transport, WallClock
 
@@ -105,7 +104,6 @@ class Running:
     def flight(self, request: VideoRequest, key: str | None) -> Flight:
         """A new flight for *request*, in line and unchecked."""
         flight = self.engine.new_flight(request, key)
-        flight.label = key or default_name(request)
         self.engine.join(flight)
         return flight
 
@@ -166,7 +164,7 @@ class Running:
             if isinstance(error, WaitTimeoutError):
                 raise
             raise flight.waited(f"no video within {timeout:g} s") from error
-        return flight.task, None if to is None else await self.saved(flight, to, flight.label)
+        return flight.task, None if to is None else await self.saved(flight, to, flight.name)
 
     async def saved(self, flight: Flight, to: Path, name: str | None) -> Path:
         """The file of a flight that succeeded: the one that is there, or downloaded now.

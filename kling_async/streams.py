@@ -18,7 +18,7 @@ import attrs
 
 from kling_async.bookkeeping import Again, Recording
 from kling_async.engine import Engine
-from kling_async.flight import Flight, SlotKey
+from kling_async.flight import Flight, SlotKey, default_name
 from kling_async.protocol.errors import (
     DownloadError,
     EngineError,
@@ -31,7 +31,7 @@ from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 if TYPE_CHECKING:
     from kling_async.running import Running
 
-__all__ = ["Completion", "Completions", "Requests", "default_name"]
+__all__ = ["Completion", "Completions", "Requests"]
 
 Requests = (
     Iterable[VideoRequest | tuple[str, VideoRequest]] | AsyncIterable[VideoRequest | tuple[str, VideoRequest]]
@@ -84,7 +84,6 @@ class _Item:
     key: str
     request: VideoRequest
     task: Task
-    token: str | None = None
     timed: bool = False
     ended: bool = False
 
@@ -217,7 +216,7 @@ class _Stream:
 
     def _listener(self, item: _Item) -> Callable[[Flight], None]:
         def listener(flight: Flight) -> None:
-            item.task, item.token = flight.task, flight.token
+            item.task = flight.task
             if item.ended:
                 return
             if flight.done or flight.error is not None:
@@ -248,7 +247,7 @@ class _Stream:
             self.stop_feeding()
 
     async def _save(self, item: _Item, flight: Flight, folder: Path) -> None:
-        names = {"key": item.key, "task_id": item.task.task_id, "token": item.token}
+        names = {"key": item.key, "task_id": item.task.task_id, "token": flight.token}
         try:
             resumed = flight.path is not None
             path = await self.work.saved(flight, folder, item.key)
@@ -373,16 +372,6 @@ def _abandon(stream: _Stream) -> None:
     """The caller dropped the stream; collection may happen in any thread, at any time."""
     if not stream.engine.crew.loop.is_closed():
         stream.engine.crew.loop.call_soon_threadsafe(stream.close)
-
-
-def default_name(request: VideoRequest) -> str:
-    """What a request without a key is called: its first picture's name, else ``video``."""
-    for source in (getattr(request, "image", None), *getattr(request, "image_list", ()), "video"):
-        if isinstance(source, Path) or (isinstance(source, str) and len(source) <= 4096):
-            stem = Path(str(source).split("?", 1)[0]).stem
-            if stem and not str(source).startswith(("data:", "/9j/", "iVBORw0KGgo")):
-                return stem
-    return "video"
 
 
 def _pair(item: Any) -> tuple[str | None, VideoRequest]:

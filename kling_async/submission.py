@@ -151,6 +151,7 @@ class Submission:
             raise
         else:
             self.lines.accepted(flight)
+            flight.prepared = None  # it will not be sent again
             self._keeper.acknowledge(flight, seen)
             if flight.ended:
                 self.lines.release(flight)

@@ -3,8 +3,9 @@
 import asyncio
 import ssl as tls
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -12,6 +13,7 @@ import aiohttp
 import attrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpProcessingError
+from yarl import URL
 
 from kling_async.protocol.errors import ConnectError, KlingError, ResponseLostError
 from kling_async.protocol.wire import Request, Response
@@ -29,6 +31,9 @@ PIECE = 64 * 1024
 """Bytes handed over at once: what asyncio buffers before it asks us to wait."""
 REPLY_LIMIT = 64 * 1024 * 1024
 """Bytes of a reply: a list page of 500 tasks has about one megabyte."""
+
+_ALONE: Mapping[str, Any] = {"allow_redirects": False, "raise_for_status": False, "middlewares": ()}
+"""Whatever the session's own habits are, a request is sent once and its reply is what came."""
 
 _NOTHING_SENT = (
     aiohttp.ClientConnectorError,  # name, refused, unreachable, proxy, certificate
@@ -76,6 +81,54 @@ class _CountedPayload(aiohttp.Payload):
         raise TypeError("a streamed body has no text")
 
 
+class _TimeLimit:
+    """The time that each of many reads has; it ends as `asyncio.timeout` does.
+
+    A timer for each costs a twentieth of a poll. All have the same time, so whoever began first is late
+    first, and one timer is enough.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: dict[asyncio.Task[Any], tuple[float, int]] = {}
+        self._late: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        end = loop.time() + self._seconds
+        self._ends[task] = end, task.cancelling()
+        if self._timer is None:
+            self._timer = loop.call_at(end, self._tick)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        _end, cancelling = self._ends.pop(task)
+        if task in self._late:
+            self._late.remove(task)
+            if task.uncancel() <= cancelling and kind is asyncio.CancelledError:
+                raise TimeoutError from error
+
+    def _tick(self) -> None:
+        self._timer, loop = None, asyncio.get_running_loop()
+        now = loop.time()
+        for task, (end, _) in self._ends.items():
+            if end > now:
+                self._timer = loop.call_at(end, self._tick)
+                break
+            if task not in self._late:
+                self._late.add(task)
+                task.cancel()
+
+    def close(self) -> None:
+        """Nobody reads any more, in this event loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 @attrs.define
 class AiohttpTransport:
     """The transport of every client that is given none.
@@ -90,7 +143,7 @@ class AiohttpTransport:
         ssl: the TLS context; left out, the system's certificate store decides.
         connect_seconds: for name, connection and TLS; with a session given, also for its pool.
         progress_seconds: without another 64 KiB of the body leaving.
-        reply_seconds: from the body's end to the reply's end.
+        reply_seconds: from the body's end to the reply's end; a read has both in all.
     """
 
     session: aiohttp.ClientSession | None = None
@@ -101,11 +154,47 @@ class AiohttpTransport:
     reply_seconds: float = attrs.field(default=REPLY_SECONDS, kw_only=True)
     _reads: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
     _creates: aiohttp.ClientSession | None = attrs.field(default=None, init=False)
+    _way: Mapping[str, Any] = attrs.field(init=False, repr=False)
+    _limit: _TimeLimit = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._way = through(self.proxy)
+        self._limit = _TimeLimit(self.connect_seconds + self.reply_seconds)
 
     async def send(self, request: Request, *, authorization: str, body: Body | None = None) -> Response:
         """Send *request*; see `kling_async.typing.Transport.send`."""
-        session = self._session_for(request)
         headers = {"Authorization": authorization, "Accept": "application/json"}
+        if body is None:
+            return await self._read(request, headers)
+        return await self._create(request, headers, body)
+
+    async def _read(self, request: Request, headers: dict[str, str]) -> Response:
+        """Polls are most of what a client does, so nothing here is done twice for comfort."""
+        session = self._reads
+        if session is None:
+            session = self._reads = self._open(force_close=False)
+        if session.closed:
+            raise ConnectError("the session that the client was given is closed", advice="keep it open")
+        try:
+            with self._limit:
+                response = await session.request(
+                    request.method, _url(request.url), headers=headers, **_ALONE, **self._way
+                )
+                try:
+                    # nearly always all of it came with its head
+                    whole = response.content.is_eof()
+                    text = response.content.read_nowait() if whole else await _text(response)
+                    return Response(response.status, response.headers, text)
+                finally:
+                    if not response.closed:
+                        response.close()
+        except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
+            raise _failure(request, None, error) from error
+
+    async def _create(self, request: Request, headers: dict[str, str], body: Body) -> Response:
+        """A connection of its own, and a deadline that moves as the body does."""
+        if self._creates is None:
+            self._creates = self._open(force_close=True)
         payload: _CountedPayload | None = None
         try:
             async with asyncio.timeout(self.connect_seconds + self.reply_seconds) as deadline:
@@ -114,84 +203,68 @@ class AiohttpTransport:
                 def progressed(whole: bool) -> None:
                     deadline.reschedule(now() + (self.reply_seconds if whole else self.progress_seconds))
 
-                if body is not None:
-                    payload = _CountedPayload(body, progressed)
-                return await self._exchange(session, request, headers, payload)
+                payload = _CountedPayload(body, progressed)
+                async with self._creates.request(
+                    request.method, _url(request.url), data=payload, headers=headers, **_ALONE, **self._way
+                ) as response:
+                    return Response(response.status, response.headers, await _text(response))
         except (aiohttp.ClientError, HttpProcessingError, OSError) as error:
-            raise _failure(_reason(error), request, payload, error) from error
-
-    async def _exchange(
-        self,
-        session: aiohttp.ClientSession,
-        request: Request,
-        headers: dict[str, str],
-        payload: _CountedPayload | None,
-    ) -> Response:
-        async with session.request(
-            request.method,
-            request.url,
-            data=payload,
-            headers=headers,
-            allow_redirects=False,
-            raise_for_status=False,
-            middlewares=(),
-            **through(self.proxy),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_seconds),
-        ) as response:
-            text = bytearray()
-            async for piece in response.content.iter_any():
-                text += piece
-                if len(text) > REPLY_LIMIT:
-                    raise aiohttp.ClientPayloadError(f"the reply is larger than {REPLY_LIMIT} bytes")
-            lowered = {name.lower(): value for name, value in response.headers.items()}
-            return Response(response.status, lowered, bytes(text))
-
-    def _session_for(self, request: Request) -> aiohttp.ClientSession:
-        if request.method == "POST":
-            if self._creates is None:
-                self._creates = self._open(force_close=True)
-            return self._creates
-        if self._reads is None:
-            self._reads = self._open(force_close=False) if self.session is None else _bare(self.session)
-        if self._reads.closed:
-            raise ConnectError("the session that the client was given is closed", advice="keep it open")
-        return self._reads
+            raise _failure(request, payload, error) from error
 
     def _open(self, *, force_close: bool) -> aiohttp.ClientSession:
+        """A session that sends nothing of its own accord; reads go over the given one's connections."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=self.connect_seconds)
+        if self.session is not None and not force_close:
+            return aiohttp.ClientSession(
+                connector=self.session.connector,
+                connector_owner=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                trace_configs=self.session.trace_configs,
+                timeout=timeout,
+            )
         if self.ssl is None:
             self.ssl = default_ssl()
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=force_close, ssl=self.ssl),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
+            timeout=timeout,
         )
 
     async def aclose(self) -> None:
         """Close the sessions this transport opened; one given from outside stays open."""
+        self._limit.close()
         opened, self._reads, self._creates = (self._reads, self._creates), None, None
         for session in opened:
             if session is not None:
                 await session.close()
 
 
-def _bare(session: aiohttp.ClientSession) -> aiohttp.ClientSession:
-    """A session over the connections of *session* that sends nothing of its own accord."""
-    return aiohttp.ClientSession(
-        connector=session.connector,
-        connector_owner=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        trace_configs=session.trace_configs,
-    )
+@lru_cache(maxsize=1024)
+def _url(text: str) -> URL:
+    """*text* parsed: what is polled is asked for again and again, and parsing costs a twelfth of a poll."""
+    try:
+        return URL(text)
+    except ValueError as error:
+        raise aiohttp.InvalidURL(text) from error
 
 
-def _failure(
-    reason: str, request: Request, payload: _CountedPayload | None, error: BaseException
-) -> KlingError:
+async def _text(response: aiohttp.ClientResponse) -> bytes:
+    """The body, unless it is larger than `REPLY_LIMIT`."""
+    text = bytearray()
+    async for piece in response.content.iter_any():
+        text += piece
+        if len(text) > REPLY_LIMIT:
+            raise aiohttp.ClientPayloadError(f"the reply is larger than {REPLY_LIMIT} bytes")
+    return bytes(text)
+
+
+def _failure(request: Request, payload: _CountedPayload | None, error: BaseException) -> KlingError:
     """What a request that got no whole reply means, by what was handed over."""
     if payload is not None and payload.failure is not None:
         return payload.failure
-    host = request.url.split("/")[2]
+    host, reason = request.url.split("/")[2], _reason(error)
     if isinstance(error, _NOTHING_SENT) or (payload is not None and not payload.handed_over):
         return ConnectError(f"cannot reach {host}: {reason}")
     return ResponseLostError(f"no whole reply from {host}: {reason}")

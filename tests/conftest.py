@@ -5,9 +5,10 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import attrs
 import pytest
 
-from kling_async import APIKey, ImageToVideo, KlingClient, Polling
+from kling_async import KLING, APIKey, ImageToVideo, KlingClient, Polling
 from kling_async.protocol.wire import Request, Response
 from kling_async.simulator import Simulator
 from kling_async.testing import SimulatorTransport
@@ -15,6 +16,9 @@ from kling_async.typing import Body
 
 EPOCH = 1_800_000_000.0
 """Unix seconds at which every loop begins."""
+
+UNLISTED = attrs.evolve(KLING, lists=False)
+"""Kling as the gateways are: each task is asked for by itself."""
 
 Send = Callable[[], Awaitable[Response]]
 
@@ -75,12 +79,10 @@ class World:
         self.closed += 1
 
     def client(self, credentials: Any = None, provider: Any = None, **options: Any) -> KlingClient:
-        """A client that polls each task every 10 s exactly."""
-        every = Polling(factor=10, base=1, max_interval=10, jitter=0)
+        """A client that polls each task by itself, every 10 s exactly, unless it is told otherwise."""
+        every = Polling(aim=None, factor=10, base=1, max_interval=10, jitter=0)
         options = {"polling": every, "transport": self, "clock": self.now, "rng": self.rng, **options}
-        if provider is not None:
-            options["provider"] = provider
-        return KlingClient(credentials or APIKey("sim-key"), **options)
+        return KlingClient(credentials or APIKey("sim-key"), provider or UNLISTED, **options)
 
     @staticmethod
     def request(prompt: str = "a cat", **fields: Any) -> ImageToVideo:

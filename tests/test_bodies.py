@@ -2,9 +2,9 @@
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -29,7 +29,8 @@ from kling_async.protocol.images import MAX_BYTES, ImageFile, ImageText, ImageUr
 from kling_async.protocol.models import DynamicMask, ImageToVideo, MultiImageToVideo, Point, VideoRequest
 from kling_async.typing import Body
 
-BLOCK = 192 * 1024
+PIECE = 48 * 1024
+BLOCK = 4 * PIECE
 
 
 def picture(form: str = "PNG", size: tuple[int, int] = (400, 300)):
@@ -97,6 +98,29 @@ def test_every_form_of_one_picture_has_one_hash(tmp_path: Path):
         image="data:image/png;base64," + text, image_tail="https://host/b.png", prompt="p"
     )
     assert resolve(prefixed).images == {"image": held, "image_tail": ImageUrl("https://host/b.png")}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("https://host/a.png", False),
+        (" HTTP://host/a.png\n", False),
+        ("https://", False),
+        ("https", True),
+        ("ftp://host/a.png", True),
+        ("data:image/png;base64,", True),
+        (" " * 200 + "https://host/a.png", True),
+        ("cat.png", True),
+        (Path("https:/cat.png"), True),
+        (b"https://host/a.png", True),
+    ],
+)
+def test_only_urls_need_no_thread(source: Any, expected: bool):
+    """A request whose pictures are all URLs, sound or not, is resolved at once; any other in a thread."""
+    assert bodies.needs_thread(ImageToVideo(image=source, prompt="p")) is expected
+    mixed = MultiImageToVideo(image_list=["https://host/b.png", source], prompt="p")
+    assert bodies.needs_thread(mixed) is expected
+    assert not bodies.needs_thread(ImageToVideo(prompt="p", image="https://host/b.png"))
 
 
 def test_base64_is_normalised():
@@ -266,7 +290,7 @@ def test_permission_denied(tmp_path: Path):
 CONTENTS = st.binary(max_size=20) | st.builds(
     lambda seed, size: (seed * size)[:size],
     st.binary(min_size=1, max_size=5),
-    st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 2]),
+    st.sampled_from([PIECE - 1, PIECE, PIECE + 1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 2]),
 )
 LEAVES = (
     st.none()
@@ -324,7 +348,7 @@ def test_a_document_without_pictures_is_one_piece():
 
 
 def test_pieces_are_small_and_files_read_in_the_executor(tmp_path: Path):
-    """No piece is larger than the base64 of one block, and each block is one call of the executor."""
+    """No piece is larger than 64 KiB, and each four pieces of a file are one call of the executor."""
     content = os.urandom(3 * BLOCK + 5)
     calls = []
 
@@ -334,7 +358,7 @@ def test_pieces_are_small_and_files_read_in_the_executor(tmp_path: Path):
 
     document = {"image": on_disk(tmp_path / "a", content), "image_tail": in_memory(content)}
     pieces = asyncio.run(pieces_of(json_body(document, counting)))
-    assert max(map(len, pieces)) == BLOCK // 3 * 4
+    assert max(map(len, pieces)) == PIECE // 3 * 4 == 64 * 1024
     assert len(calls) == 4
     assert json.loads(b"".join(pieces)) == dict.fromkeys(document, base64.b64encode(content).decode())
 
@@ -514,10 +538,36 @@ def test_no_file_stays_open(tmp_path: Path):
     assert open_files(file.path) == 0
 
 
-def test_encoder_is_the_standard_one():
-    """Whichever library encodes, it is standard base64 without line breaks."""
-    content = os.urandom(1000)
-    assert bodies._encode(content) == binascii.b2a_base64(content, newline=False)
+def missing(name: str):
+    """Finds no module."""
+    raise ImportError(name)
+
+
+def modules_of(name: str):
+    """Finds pybase64, or what answers like it where it is not installed."""
+    assert name == "pybase64"
+    with contextlib.suppress(ImportError):
+        return importlib.import_module(name)
+    return types.SimpleNamespace(b64encode=base64.b64encode)
+
+
+@pytest.mark.parametrize("find", [missing, modules_of])
+@given(content=st.binary(max_size=100) | st.sampled_from([PIECE, PIECE + 1, 3 * PIECE + 2]).map(os.urandom))
+@settings(deadline=None)
+def test_encoders_give_the_same_bytes(find: Callable[[str], Any], content: bytes):
+    """With pybase64 and without, it is standard base64 without line breaks, also of a part in memory."""
+    encode = bodies._base64_encoder(find)
+    expected = base64.b64encode(content)
+    assert encode(content) == encode(memoryview(content)) == expected
+    assert encode(memoryview(content)[3:]) == base64.b64encode(content[3:])
+
+
+def test_the_encoder_is_the_one_that_is_found():
+    """pybase64 is taken where it is installed; without it, the standard library's."""
+    found = {"pybase64": types.SimpleNamespace(b64encode=bytes.upper)}
+    assert bodies._base64_encoder(found.__getitem__)(b"x") == b"X"
+    assert bodies._base64_encoder(missing)(b"x") == b"eA=="
+    assert bodies._encode(b"x") == b"eA=="
 
 
 def test_header_of_photos_is_read(tmp_path: Path):

@@ -273,7 +273,7 @@ def test_downloads(tmp_path, operation, world):
 
     async def main():
         simulator = Simulator(seconds=0.0, parallel=None, validates_schema=False)
-        polling = Polling(factor=0.01, base=1, max_interval=0.01, floor=0.01, jitter=0)
+        polling = Polling(aim=None, factor=0.01, base=1, max_interval=0.01, floor=0.01, jitter=0)
         async with serve(simulator):
             for resumed in (False, True):
                 for count in itertools.count(1):
@@ -299,7 +299,7 @@ def test_drain_finishes_downloads(tmp_path, world):
 
     async def main():
         simulator = Simulator(seconds=0.2, parallel=None, validates_schema=False)
-        polling = Polling(factor=0.05, base=1, max_interval=0.05, floor=0.05, jitter=0)
+        polling = Polling(aim=None, factor=0.05, base=1, max_interval=0.05, floor=0.05, jitter=0)
         async with serve(simulator):
             transport = SimulatorTransport(simulator, clock=time.time)
             submitted = asyncio.Event()

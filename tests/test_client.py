@@ -433,7 +433,7 @@ def test_list_tasks_reads_every_page_once(world):
     """Seven tasks in pages of three: all, each once, newest first."""
 
     async def main():
-        async with here.client() as kling:
+        async with here.client(provider=KLING) as kling:
             handles = [await kling.submit(request) for request in here.requests(7)]
             await kling.submit(MultiImageToVideo(image_list=PICTURES, prompt="multi"))
             seen = [task.task_id async for task in kling.list_tasks(page_size=3)]
@@ -452,7 +452,7 @@ def test_list_survives_a_task_made_meanwhile(world):
     """A new task shifts the others onto the next page; none comes twice."""
 
     async def main():
-        async with here.client() as kling:
+        async with here.client(provider=KLING) as kling:
             for request in here.requests(4):
                 await kling.submit(request)
             seen = []
@@ -543,7 +543,7 @@ def test_events_tell_each_change_and_end(world):
         (TaskStatus.INTENDED, 0),
         (TaskStatus.SUBMITTED, 2),
         (TaskStatus.PROCESSING, 14),
-        (TaskStatus.SUCCEED, 98),
+        (TaskStatus.SUCCEED, 104),
     ]
 
 
@@ -815,7 +815,7 @@ def test_calls_under_way_end_when_the_client_is_closed(world, call):
     """A call whose client is closed under it ends with a KlingError, not with a cancellation."""
 
     async def main():
-        kling = here.client()
+        kling = here.client(provider=KLING)
         handle = await kling.submit(here.request())
         here.simulator.refuse("query", 5000, times=99)
         here.simulator.refuse("list", 5000, times=99)

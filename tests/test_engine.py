@@ -376,7 +376,7 @@ def test_given_up_frees_its_slot(world, begin):
 
     async def main():
         await asyncio.sleep(begin)
-        polling = Polling(factor=7, base=1, max_interval=7, jitter=0, give_up=100)
+        polling = Polling(aim=None, factor=7, base=1, max_interval=7, jitter=0, give_up=100)
         async with here.client(max_in_flight=1, polling=polling) as kling:
             first = kling.submit_soon(here.request("never done"))
             second = kling.submit_soon(here.request("next"))
@@ -772,7 +772,7 @@ def test_hooks_hear_everything_and_harm_nobody(world, caplog):
         (Completed, "second"),
     ]
     submitted = [event for event in events if isinstance(event, Submitted)]
-    assert [event.slot_wait for event in submitted] == [0, 111]
+    assert [event.slot_wait for event in submitted] == [0, 102]
     completed = [event for event in events if isinstance(event, Completed)]
     assert [(event.polls, event.generation) for event in completed] == [(10, 100)] * 2
     assert len([record for record in caplog.records if record.exc_info]) == 1
@@ -838,7 +838,7 @@ def test_line_that_waits_by_timer_is_silent_after_a_bug(world):
     async def main():
         async with here.client() as other:
             await other.submit(here.request("other", model_name="kling-v3"))
-            kling = here.client(polling=Polling(factor=2, base=1, max_interval=2, jitter=0))
+            kling = here.client(polling=Polling(aim=None, factor=2, base=1, max_interval=2, jitter=0))
             first = await kling.submit(here.request("first"))
             waiting = kling.submit_soon(here.request("waiting"))
             for handle in (first, waiting):

@@ -28,6 +28,7 @@ from kling_async.bookkeeping import Books, Recording
 from kling_async.flight import Flight
 from kling_async.journal import FILE_NAME, MIGRATIONS, Journal, Record
 from kling_async.protocol.errors import JournalError
+from kling_async.protocol.identity import Issuer
 from kling_async.protocol.images import ImageFile, ImageText, ImageUrl, ResolvedImage
 from kling_async.protocol.lifecycle import is_terminal
 from kling_async.protocol.models import DynamicMask, ImageToVideo, Point, Task, TaskStatus
@@ -36,6 +37,7 @@ from kling_async.protocol.providers import KLING
 T = TypeVar("T")
 
 NOW = 1_760_000_000.0
+ISSUER = Issuer("kling", "api.kling.example", "0123456789ab")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="permissions, limits and forks as POSIX has them")
 SECOND = (*MIGRATIONS, "ALTER TABLE tasks ADD COLUMN mood TEXT NOT NULL DEFAULT 'calm'")
 """What a later version of the package might bring."""
@@ -308,7 +310,7 @@ def test_a_new_journal_keeps_its_namespace(tmp_path: Path):
 
 
 def test_many_puts_share_few_commits_in_their_order(tmp_path: Path):
-    """2,000 puts at once take five commits, their futures are done in order, and the last of an id wins."""
+    """2,000 puts at once take four commits, their futures are done in order, and the last of an id wins."""
     statements: list[str] = []
     done: list[int] = []
 
@@ -323,10 +325,31 @@ def test_many_puts_share_few_commits_in_their_order(tmp_path: Path):
 
     path = tmp_path / "journal.sqlite"
     used(path, use)
-    assert statements.count("BEGIN IMMEDIATE") == statements.count("COMMIT") == 5
+    assert statements.count("BEGIN IMMEDIATE") == statements.count("COMMIT") == 4
     assert done == list(range(2000))
     messages = [each.message for each in content(path)]
     assert messages == [str(number) for number in (*range(1500, 2000), *range(500, 1500))]
+
+
+def test_what_is_new_is_not_looked_for_in_the_file(tmp_path: Path):
+    """An item that no row tells of costs no query; one from now or an earlier run is found in the file."""
+    path = tmp_path / "journal.sqlite"
+    earlier, later = record(1), record(2)
+    filled(path, [earlier])
+    statements: list[str] = []
+
+    async def use(journal: Journal) -> None:
+        database = journal._store._database
+        await journal._in_thread(lambda: database.set_trace_callback(statements.append))
+        assert await journal.find(later.key, later.request_hash) is None
+        assert await journal.find(earlier.key, "another") is None
+        assert statements == []
+        journal.put(later)
+        assert await journal.find(later.key, later.request_hash) == later
+        assert await journal.find(earlier.key, earlier.request_hash) == earlier
+        assert len([each for each in statements if each.startswith("SELECT")]) == 2
+
+    used(path, use)
 
 
 def test_a_put_is_durable_when_its_future_is_done(tmp_path: Path):
@@ -1226,7 +1249,7 @@ def test_neither_secrets_nor_pictures_are_in_the_file(tmp_path: Path):
     async def main() -> bytes:
         journal = await opened(tmp_path / "journal.sqlite")
         books = Books(
-            account="0123456789ab",
+            issuer=ISSUER,
             secret=b"SECRET-ACCESS-KEY",
             provider=KLING,
             clock=lambda: NOW,
@@ -1239,7 +1262,7 @@ def test_neither_secrets_nor_pictures_are_in_the_file(tmp_path: Path):
             endpoint=request.endpoint,
             slot_key=(request.endpoint, request.model_name),
             task=Task(None, None, TaskStatus.INTENDED),
-            token="",
+            issuer=ISSUER,
             request=request,
         )
         await books.recognise(flight, images, Recording(journal))

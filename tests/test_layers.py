@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "lines": 3,
     "submission": 3,
     "pollers": 3,
+    "answers": 3,
     "engine": 3,
     "downloads": 3,
     "parts": 3,

@@ -22,6 +22,7 @@ from kling_async.protocol.errors import (
     TaskLostError,
     WaitTimeoutError,
 )
+from kling_async.protocol.identity import Issuer
 from kling_async.protocol.images import ImageFile, ImageText, ImageUrl
 from kling_async.protocol.lifecycle import STATES
 from kling_async.protocol.models import (
@@ -35,6 +36,7 @@ from kling_async.protocol.models import (
 )
 
 NOW = 1_760_000_000.0
+ISSUER = Issuer("kling", "api.example.com", "0123456789ab")
 INTENDED = Record(
     external_task_id="ka-cat",
     key="cat",
@@ -76,7 +78,7 @@ TASKS = st.builds(
 def flight(task: Task, **fields: Any) -> Flight:
     """A flight of which *task* is known."""
     order = {"order": 0, "key": "cat", "endpoint": "image2video", "slot_key": ("image2video", "kling-v2-6")}
-    return Flight(**order, task=task, token="", **fields)
+    return Flight(**order, task=task, issuer=ISSUER, **fields)
 
 
 @given(TASKS)

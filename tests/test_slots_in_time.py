@@ -8,12 +8,11 @@ import pytest
 import virtual_time
 
 from kling_async import Polling
+from kling_async.protocol.slots import POLITENESS
 from kling_async.simulator.faults import Faults
 
 EVERY_SECOND = Polling(factor=1, base=1, max_interval=1, jitter=0)
-"""So dense that the delay of detection does not count."""
-EVERY_FOUR = Polling(factor=4, base=1, max_interval=4, jitter=0.2)
-"""A mean delay of detection of two seconds."""
+"""From when a task may be done: so dense that the delay of detection does not count."""
 GENERATION = (67.5, 112.5)
 """Seconds a task takes, at least and at most."""
 POST = 0.5
@@ -36,9 +35,14 @@ async def finished(kling, requests):
         assert done.ok, done.error
 
 
+def began(here):
+    """Unix seconds at which the loop began: a round number, and the first task was made soon after."""
+    return here.ledger.made[0].created // 100 * 100
+
+
 def in_flight(here, seconds):
     """How many tasks were generated at that time."""
-    now = here.ledger.made[0].created - here.ledger.made[0].created % 1 + seconds
+    now = began(here) + seconds
     return sum(made.created <= now < made.ended for made in here.ledger.made)
 
 
@@ -127,13 +131,16 @@ def test_models_with_limits_of_their_own(world):
         made = [each for each in here.ledger.made if each.body["model_name"] == model]
         ends = itertools.pairwise(each.created for each in made[slots - 1 :: slots])
         assert len(made) == 12
-        assert all(later - earlier < 115 for earlier, later in ends), "no slot of it was ever left empty"
+        assert all(later - earlier < 105 + POLITENESS for earlier, later in ends), "none was empty for long"
     assert here.ledger.most_in_flight == 6
 
 
-@pytest.mark.parametrize("slots", [1, 2, 5, 20])
-def test_makespan_of_an_unknown_limit(world, slots):
-    """200 tasks against slots nobody told of: hardly longer than with all knowledge, few refusals."""
+@pytest.mark.parametrize(("slots", "most"), [(1, 1.01), (2, 1.025), (5, 1.01), (20, 1.015)])
+def test_makespan_of_an_unknown_limit(world, slots, most):
+    """200 tasks against slots nobody told of: hardly longer than with all knowledge, few refusals.
+
+    With two slots the client believes that others have the other three of the smallest pack.
+    """
 
     async def main():
         async with here.client(polling=EVERY_SECOND) as kling:
@@ -142,7 +149,7 @@ def test_makespan_of_an_unknown_limit(world, slots):
 
     here = world(parallel=slots, seconds=GENERATION, latency=POST)
     makespan = virtual_time.run(main())
-    assert makespan <= 1.03 * oracle(here, slots)
+    assert makespan <= most * oracle(here, slots)
     assert here.ledger.refused_creates <= 0.5 * 200
 
 
@@ -159,33 +166,93 @@ def test_makespan_of_a_known_limit(world):
     assert here.ledger.refused_creates == 0
 
 
+def test_makespan_of_a_limit_told_too_high(world):
+    """Told ten where there are five: that is learned like an unknown limit."""
+
+    async def main():
+        async with here.client(polling=EVERY_SECOND, max_in_flight=10) as kling:
+            await finished(kling, here.requests(200))
+            return here.time()
+
+    here = world(parallel=5, seconds=GENERATION, latency=POST)
+    assert virtual_time.run(main()) <= 1.01 * oracle(here, 5)
+    assert here.ledger.refused_creates <= 0.15 * 200
+
+
+def together(here, seed, counts, starts):
+    """Run a client for each of *counts* requests, begun at *starts*: when each one ended."""
+
+    async def main():
+        clients = [here.client(polling=Polling()) for _ in counts]
+        ends = [0.0] * len(counts)
+
+        async def work(number):
+            await asyncio.sleep(starts[number])
+            await finished(clients[number], [here.request(str(number)) for _ in range(counts[number])])
+            ends[number] = here.time()
+
+        await asyncio.gather(*map(work, range(len(counts))))
+        for kling in clients:
+            await kling.aclose()
+        return ends
+
+    here.rng.seed(seed)
+    here.simulator.rng.seed(seed)
+    return virtual_time.run(main())
+
+
+def spans(here, number):
+    """When each task of that client was generated, seconds of the loop."""
+    return [
+        (made.created - began(here), made.ended - began(here))
+        for made in here.ledger.made
+        if made.body["prompt"] == str(number)
+    ]
+
+
+def shares(here, count, since, until):
+    """How much of all generation in that time was each client's."""
+    used = [
+        sum(max(0.0, min(end, until) - max(start, since)) for start, end in spans(here, number))
+        for number in range(count)
+    ]
+    return [each / sum(used) for each in used]
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_three_clients_share_an_account(world, seed):
     """They begin at once and know nothing of each other: none starves, and no slot stays empty for long."""
-
-    async def main():
-        clients = [here.client(polling=EVERY_FOUR) for _ in range(3)]
-        requests = here.requests(200)
-
-        async def work(number):
-            await asyncio.sleep(number * STAGGER)
-            await finished(clients[number], requests[number::3])
-            ends.append(here.time())
-
-        await asyncio.gather(*map(work, range(3)))
-        for kling in clients:
-            await kling.aclose()
-
-    ends = []
     here = world(parallel=5, seconds=GENERATION, latency=POST)
-    here.rng.seed(seed)
-    here.simulator.rng.seed(seed)
-    virtual_time.run(main())
-    start, all_work = here.ledger.made[0].created, min(ends)
-    shares = [0.0] * 3
-    for made in here.ledger.made:
-        used = min(made.ended - start, all_work) - min(made.created - start, all_work)
-        shares[int(made.body["prompt"]) % 3] += used
-    assert min(shares) >= 0.2 * sum(shares), "one slot at least"
+    ends = together(here, seed, counts=(67, 67, 66), starts=(0, STAGGER, 2 * STAGGER))
+    assert min(shares(here, 3, 1, min(ends))) >= 0.2, "one slot at least"
     assert max(ends) <= 1.15 * oracle(here, 5)
     assert here.ledger.refused_creates <= 200
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_clients_share_an_account(world, seed):
+    """The first has every slot; the second gets one within three minutes, and its part of them in time."""
+    here = world(parallel=5, seconds=GENERATION, latency=POST)
+    ends = together(here, seed, counts=(100, 100), starts=(0, STAGGER))
+    assert spans(here, 1)[0][0] <= 180
+    assert min(shares(here, 2, 1, min(ends))) >= 0.2, "one slot at least"
+    assert max(ends) <= 1.17 * oracle(here, 5)
+    assert here.ledger.refused_creates <= 120
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_client_that_comes_late(world, seed):
+    """The first was alone for ten minutes and leaves nothing to others; the second gets in all the same."""
+    here = world(parallel=5, seconds=GENERATION, latency=POST)
+    ends = together(here, seed, counts=(150, 50), starts=(0, 600))
+    first = spans(here, 1)[0][0]
+    assert first <= 600 + 1200
+    assert min(shares(here, 2, first, min(ends))) >= 0.2, "one slot at least"
+
+
+def test_three_clients_share_twenty_slots(world):
+    """With more slots each has its part at once."""
+    here = world(parallel=20, seconds=GENERATION, latency=POST)
+    ends = together(here, 0, counts=(100, 100, 100), starts=(0, STAGGER, 2 * STAGGER))
+    assert min(shares(here, 3, 1, min(ends))) >= 0.15
+    assert max(ends) <= 1.15 * oracle(here, 20)

@@ -120,7 +120,7 @@ def test_twenty_thousand_through_mixed_faults(world, tmp_path: Path):
                     gc.collect()
                     sizes.append((resident(), sys.getallocatedblocks()))
 
-        polling = Polling(factor=60, base=1, max_interval=60, jitter=0, give_up=3600, pollers=100)
+        polling = Polling(aim=None, factor=60, base=1, max_interval=60, jitter=0, give_up=3600, pollers=100)
         async with here.client(max_in_flight=None, polling=polling, journal=journal) as kling:
             async with asyncio.TaskGroup() as group:
                 for first in range(STREAMS):

@@ -54,7 +54,7 @@ def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("
                 kling = KlingClient(
                     APIKey("demo-key"),
                     KLING.at(url),
-                    polling=Polling(factor=1, base=1, floor=0.5),
+                    polling=Polling(max_interval=1, floor=0.5),
                     journal=scratch,
                     hooks=(progress.tell,),
                 )

@@ -14,11 +14,11 @@ from kling_async.cli.progress import Progress
 from kling_async.cli.resuming import Again, look_back
 from kling_async.cli.running import as_given, completion_as_dict, run_stream, tell_interruption, tell_pick_up
 from kling_async.client import KlingClient
+from kling_async.flight import default_name
 from kling_async.parts import is_file
 from kling_async.protocol.converter import request_from
 from kling_async.protocol.errors import KlingError, Outcome, TaskFailedError, TaskLostError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
-from kling_async.streams import default_name
 
 __all__ = ["animate", "batch"]
 

@@ -1,6 +1,9 @@
-"""The crash-safe record of every task: `writing` is its face on the event loop, `store` its SQLite file."""
+"""The crash-safe record of every task: `writing` is its face on the event loop, `store` its SQLite file.
 
-from kling_async.journal.store import FILE_NAME, MIGRATIONS, InUseError, Record
+`schema` is what the file holds.
+"""
+
+from kling_async.journal.schema import FILE_NAME, MIGRATIONS, InUseError, Record
 from kling_async.journal.writing import Journal
 
 __all__ = ["FILE_NAME", "MIGRATIONS", "InUseError", "Journal", "Record"]

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from kling_async.journal.store import LIVE, MIGRATIONS, Record, Store, UnfitError, open_store
+from kling_async.journal.schema import LIVE, MIGRATIONS, Record, UnfitError, name_of
+from kling_async.journal.store import Store, open_store
 from kling_async.protocol.errors import JournalError
 
 __all__ = ["Journal"]
@@ -35,6 +36,7 @@ class Journal:
         self.namespace = store.namespace
         self._threads = threads
         self._store = store
+        self._names = store.names
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
         self._pending: list[tuple[Record, asyncio.Future[None]]] = []
@@ -95,12 +97,19 @@ class Journal:
             future.set_exception(refusal)
             return future
         self._puts += 1
+        self._names.add(name_of(record.key, record.request_hash))
+        if not self._pending and self._job is None:
+            self._loop.call_soon(self._write)  # with what else is put in this turn of the loop
         self._pending.append((record, future))
-        self._write()
         return future
 
     async def find(self, key: str, request_hash: str) -> Record | None:
-        """The row of *key* for this request, of the latest generation; of several accounts, the latest."""
+        """The row of *key* for this request, of the latest generation; of several accounts, the latest.
+
+        What is new, as most are, costs no look at the file.
+        """
+        if name_of(key, request_hash) not in self._names and self._refusal() is None:
+            return None
         where = "WHERE key = ? AND request_hash = ? ORDER BY generation DESC, updated_at DESC LIMIT 1"
         rows = await self._read(where, key, request_hash)
         return rows[0] if rows else None
@@ -126,6 +135,7 @@ class Journal:
     async def flush(self) -> None:
         """Wait until everything put so far is durable, or known not to be."""
         last = self._puts
+        self._write()
         while self._job is not None and self._settled < last:
             await asyncio.wait([self._job])
 

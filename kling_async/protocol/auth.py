@@ -103,7 +103,8 @@ class Signer:
 
     credentials: Credentials
     _header: str = attrs.field(init=False, default="", repr=False)
-    _signed: float = attrs.field(init=False, default=math.inf, repr=False)
+    _good_from: float = attrs.field(init=False, default=math.inf, repr=False)
+    _good_until: float = attrs.field(init=False, default=math.inf, repr=False)
 
     def bearer(self, now: float) -> str:
         """The header's value at *now*, Unix seconds.
@@ -111,16 +112,21 @@ class Signer:
         A token is renewed 300 s before it ends, and when the clock was set back behind its signing: it would
         not yet be valid there.
         """
-        if isinstance(self.credentials, APIKey):
-            return f"Bearer {self.credentials.key}"
-        if not self._signed <= now < self._signed + _LIFETIME - _RENEWAL:
-            self._header = f"Bearer {_token(self.credentials, int(now))}"
-            self._signed = now
+        if not self._good_from <= now < self._good_until:
+            self._sign(now)
         return self._header
+
+    def _sign(self, now: float) -> None:
+        if isinstance(self.credentials, APIKey):
+            self._header = f"Bearer {self.credentials.key}"
+            self._good_from, self._good_until = -math.inf, math.inf
+        else:
+            self._header = f"Bearer {_token(self.credentials, int(now))}"
+            self._good_from, self._good_until = now, now + _LIFETIME - _RENEWAL
 
     def renew(self) -> bool:
         """Forget the token, since it was refused; whether signing again can help."""
-        self._signed = math.inf
+        self._good_from = math.inf
         return isinstance(self.credentials, AccessKey)
 
 

@@ -24,7 +24,7 @@ import attrs
 
 from kling_async.protocol.models import Task, TaskStatus, Video
 
-__all__ = ["STATES", "task_from"]
+__all__ = ["STATES", "external_id", "glance", "task_from"]
 
 STATES: Final[Mapping[str, TaskStatus]] = {
     **dict.fromkeys(
@@ -58,17 +58,51 @@ def task_from(document: Node, *, absent: TaskStatus = TaskStatus.UNKNOWN) -> Tas
     if task_id is None and word is None:
         return None
     status = absent if word is None else _status(word)
+    created_at = _time(nodes, "created_at", "submit_time", "create_time")
+    updated_at = _time(nodes, "finish_time", "completed_at", "updated_at", "update_time")
     return Task(
         task_id,
         _external_task_id(nodes),
         status,
         _message(nodes, status),
         _videos(nodes) if status is TaskStatus.SUCCEED else (),
-        _time(nodes, "created_at", "submit_time", "create_time"),
-        _time(nodes, "finish_time", "completed_at", "updated_at", "update_time"),
+        created_at,
+        created_at if updated_at == created_at else updated_at,  # one object while nothing has happened
         _units(nodes),
         document,
     )
+
+
+def glance(document: Node) -> tuple[str | None, TaskStatus]:
+    """The id and the status that `task_from` finds, at a tenth of its cost: most looks learn nothing else.
+
+    Of an object that `task_from` takes for no task it tells no id and `TaskStatus.UNKNOWN`.
+    """
+    found = _plain(document)
+    if found is None and _MARKS.isdisjoint(document) and isinstance(data := document.get("data"), dict):
+        found = _plain(data)
+    if found is not None:
+        return found
+    nodes = _nodes(document)
+    word = _word(nodes)
+    return _task_id(nodes), TaskStatus.UNKNOWN if word is None else _status(word)
+
+
+_MARKS: Final = frozenset({"task_id", "task_status", "id", "status"})
+"""An object with none of these is an envelope: it adds nothing to the id and status of what it wraps."""
+
+
+def _plain(node: Node) -> tuple[str, TaskStatus] | None:
+    """Id and status of a node with both, as Kling writes them: whatever lies deeper, those count."""
+    task_id, word = node.get("task_id"), node.get("task_status")
+    if task_id and isinstance(task_id, str) and isinstance(word, str) and word in STATES:
+        return task_id, STATES[word]
+    return None
+
+
+def external_id(document: Node) -> str | None:
+    """The external_task_id an object tells of."""
+    return _external_task_id(_nodes(document))
 
 
 def _nodes(document: Node) -> list[Node]:

@@ -17,7 +17,7 @@ from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import ImageUrl, ResolvedImage, sources
 from kling_async.protocol.models import VideoRequest
 
-__all__ = ["Token", "derive_external_task_id", "request_hash"]
+__all__ = ["Issuer", "Token", "derive_external_task_id", "request_hash"]
 
 
 def request_hash(request: VideoRequest, images: Mapping[str, ResolvedImage]) -> str:
@@ -105,6 +105,35 @@ def derive_external_task_id(
 
 _PREFIX = "kling1."
 _LONGEST = 4096
+
+
+@attrs.frozen
+class Issuer:
+    """Whose tasks are told of by tokens: the same for all tasks of a client.
+
+    Attributes:
+        provider: the provider's name.
+        host: of its base URL, with the port if one is given.
+        account: the account's fingerprint.
+    """
+
+    provider: str
+    host: str
+    account: str
+
+    def token(
+        self, endpoint: str, key: str | None, *, task_id: str | None, external_task_id: str | None
+    ) -> "Token":
+        """The token of one task. Raises as `Token` does."""
+        return Token(
+            provider=self.provider,
+            host=self.host,
+            account=self.account,
+            endpoint=endpoint,
+            key=key or "",
+            task_id=task_id,
+            external_task_id=external_task_id,
+        )
 
 
 @attrs.frozen(kw_only=True)

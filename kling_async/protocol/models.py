@@ -455,6 +455,10 @@ class Video:
     watermark_url: str | None = None
 
 
+_NO_REPLY: Mapping[str, Any] = {}
+"""One for all tasks without a reply: nobody writes to a `Mapping`."""
+
+
 @attrs.frozen
 class Task:
     """A task as seen at some time.
@@ -468,7 +472,8 @@ class Task:
         created_at: when Kling made it, in UTC.
         updated_at: when Kling last changed it, in UTC: of a terminal task, its end.
         units: what was charged, in Kling's units; None while unknown.
-        raw: the reply it was read from, with every field this package does not know.
+        raw: the reply it was read from, with every field this package does not know. Of a task that a client
+            waits for it is kept from the end on, and empty before.
     """
 
     task_id: str | None
@@ -479,7 +484,7 @@ class Task:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     units: Decimal | None = None
-    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, eq=False)
+    raw: Mapping[str, Any] = attrs.field(default=_NO_REPLY, repr=False, eq=False)
 
     @property
     def video(self) -> Video:

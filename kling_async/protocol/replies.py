@@ -30,7 +30,7 @@ from kling_async.protocol.errors import (
     ProtocolError,
     api_error,
 )
-from kling_async.protocol.families import task_from
+from kling_async.protocol.families import glance, task_from
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.refusals import (
     ADVICE,
@@ -43,7 +43,15 @@ from kling_async.protocol.refusals import (
     text_of,
 )
 
-__all__ = ["Response", "read_callback", "read_created", "read_page", "read_task"]
+__all__ = [
+    "Response",
+    "read_callback",
+    "read_created",
+    "read_page",
+    "read_poll",
+    "read_sweep",
+    "read_task",
+]
 
 _E = TypeVar("_E", bound=KlingError)
 
@@ -90,8 +98,31 @@ def read_task(response: Response, *, now: float | None = None) -> Task:
     return task
 
 
-def read_page(response: Response, *, now: float | None = None) -> list[Task]:
-    """The tasks on a page of the list; entries without an id are left out. Raises as `read_task` does."""
+def read_poll(response: Response, known: Task, *, now: float | None = None) -> Task | None:
+    """The task that was asked for, or None if the reply says of it what is *known*: that it still goes on.
+
+    None saves the reading of what most polls repeat. A terminal status is always read: its video's URL is
+    another each time. Raises as `read_task`.
+    """
+    reading = _Reading(response, creating=False, now=now)
+    document = reading.document()
+    if isinstance(document, dict):
+        if glance(document) == (known.task_id, known.status) and known.status in _GOING_ON:
+            return None
+        task = task_from(document)
+        if task is not None:
+            return task
+    raise reading.unreadable("the reply tells of no task")
+
+
+_GOING_ON: Final = frozenset({TaskStatus.SUBMITTED, TaskStatus.PROCESSING})
+
+
+def read_sweep(response: Response, *, now: float | None = None) -> list[Mapping[str, Any]]:
+    """The entries on a page of the list, each for `glance` or `task_from`; those without an id are left out.
+
+    Raises as `read_task` does.
+    """
     reading = _Reading(response, creating=False, now=now)
     document = reading.document()
     data = document.get("data") if isinstance(document, dict) else document
@@ -99,8 +130,13 @@ def read_page(response: Response, *, now: float | None = None) -> list[Task]:
         data = data.get("result")
     if not isinstance(data, list) and data is not None:
         raise reading.unreadable("the reply holds no list")
-    tasks = (task_from(entry) for entry in data or () if isinstance(entry, dict))
-    return [task for task in tasks if task is not None and task.task_id is not None]
+    return [entry for entry in data or () if isinstance(entry, dict) and glance(entry)[0] is not None]
+
+
+def read_page(response: Response, *, now: float | None = None) -> list[Task]:
+    """The tasks on a page of the list; entries without an id are left out. Raises as `read_task` does."""
+    tasks = map(task_from, read_sweep(response, now=now))
+    return [task for task in tasks if task is not None]
 
 
 def read_callback(body: bytes) -> Task:

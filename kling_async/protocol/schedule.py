@@ -1,11 +1,9 @@
-"""Who is polled next, and when. Given `now`, a random source and the intervals; it never reads a clock."""
+"""Who is polled next, and when. Given `now`; it never reads a clock."""
 
 import heapq
-import itertools
 import math
-import random
-from collections.abc import Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 
@@ -13,43 +11,56 @@ from kling_async.protocol.errors import ConfigurationError
 
 __all__ = ["Polling", "Schedule"]
 
-T = TypeVar("T")
 
-
-def _positive(instance: object, field: "attrs.Attribute[Any]", value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ConfigurationError(f"Polling.{field.name} must be a number of seconds above 0, not {value!r}")
+def _positive(instance: object, field: "attrs.Attribute[Any]", value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ConfigurationError(f"Polling.{field.name} must be a number above 0, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
 class Polling:
     """How a client waits for tasks. All times are seconds.
 
-    The wait before a task's n-th poll (n = 0, 1, 2 ...) is
+    A client learns how long tasks take: from the last 512 of the same model, mode, duration and kind, by
+    Kling's own ``updated_at - created_at``; until 20 have ended, from what the API reference tells of the
+    model. With ``S(t)`` the share that takes longer than *t* and ``f(t)`` the density of ends, polls of a
+    task of age *t* are
 
-        ``min(factor * base**n, max_interval / (1 + jitter)) * uniform(1 - jitter, 1 + jitter)``
+        ``w(t) = c * sqrt(S(t) / f(t))``
 
-    and never less than the floor. With the defaults the polls of a task that takes 90 s come after about 5,
-    11, 18, 27, 37, 49, 62, 74, 87 and 99 s. A server that asks for a longer wait (``Retry-After``) is
-    obeyed.
+    apart, which for a given mean delay needs the fewest polls; ``c = 2 * delay / ∫ sqrt(S f) dt`` sets the
+    mean delay to *aim* times the median, or to what four polls in that span come to, if that is less. So a
+    task is first asked for when one in a hundred of its kind would be done. One that takes longer than all
+    but one of those known is asked for after
+
+        ``min(factor * base**n, max_interval / (1 + jitter))``
+
+    for n = 0, 1, 2 ... Every wait is multiplied by ``uniform(1 - jitter, 1 + jitter)`` and never less than
+    the floor; from the first poll on, and while nothing is learned, none is longer than *max_interval*. A
+    server that asks for a longer one (``Retry-After``) is obeyed. Where the provider lists tasks, those that
+    are due within twice the mean delay are read together, a page in place of one call each.
 
     Attributes:
-        factor: the first wait.
-        base: how much longer each wait is than the one before, at least 1.
+        aim: the mean time between a task's end and its discovery, as a share of the usual generation time:
+            0.02 wastes 2 % of each slot. Half of it costs twice the polls. None learns nothing: waits grow
+            exponentially from the first on.
+        factor: the first wait, where nothing is learned of so long a task.
+        base: how much longer each such wait is than the one before, at least 1.
         max_interval: the longest wait: how late a finished task may be found.
         floor: the shortest wait; left out, 1 s, or 15 s for gateways that ask Kling only that often.
         jitter: how far waits are spread so that tasks do not line up, 0 to 0.5.
         give_up: a task not done this long after its acknowledgement is GIVEN_UP and frees its slot.
-        pollers: how many polls may be under way at once.
+        pollers: how many status requests may be under way at once.
 
     Raises:
         ConfigurationError: a value is 0, negative or not finite.
     """
 
+    aim: float | None = attrs.field(default=0.02, validator=_positive)
     factor: float = attrs.field(default=5.0, validator=_positive)
     base: float = attrs.field(default=1.2, validator=_positive)
     max_interval: float = attrs.field(default=15.0, validator=_positive)
-    floor: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    floor: float | None = attrs.field(default=None, validator=_positive)
     jitter: float = 0.2
     give_up: float = attrs.field(default=3 * 3600.0, validator=_positive)
     pollers: int = attrs.field(default=8, validator=_positive)
@@ -61,58 +72,62 @@ class Polling:
             raise ConfigurationError(f"Polling.jitter must be from 0 to 0.5, not {self.jitter!r}")
 
 
-class Schedule(Generic[T]):
-    """A heap of items by the time they are due.
+class Scheduled(Protocol):
+    """What can stand in a `Schedule`.
 
-    An item may be added again to move it; only its latest due time counts.
-
-    Args:
-        intervals: the waits before poll 0, 1, 2 ..., seconds; the last one repeats.
-        floor: the shortest wait, seconds.
-        jitter: how far waits are spread, 0 to 0.5.
-        rng: where the spread comes from.
+    Attributes:
+        due: when it is due; None while it stands in none. The schedule sets it.
     """
 
-    def __init__(
-        self, intervals: Sequence[float], *, floor: float, jitter: float, rng: random.Random
-    ) -> None:
-        self._intervals = intervals
-        self._floor = floor
-        self._jitter = jitter
-        self._rng = rng
-        self._heap: list[tuple[float, int, T]] = []
-        self._places: dict[T, int] = {}
-        self._count = itertools.count()
+    due: float | None
+
+    def __lt__(self, other: Any, /) -> bool:
+        """Who goes first of two that are due at the same time."""
+        ...
+
+
+T = TypeVar("T", bound=Scheduled)
+
+
+class Schedule(Generic[T]):
+    """A heap of items by the time they are due, one entry each.
+
+    An item may be added again to move it; only its latest due time counts.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, T]] = []
+        self._count = 0
 
     def __len__(self) -> int:
         """How many items wait for their time."""
-        return len(self._places)
-
-    def wait(self, polls: int, hint: float | None = None) -> float:
-        """Seconds from poll number *polls* (0: none yet) to the next; a server's *hint* only lengthens it."""
-        interval = self._intervals[min(polls, len(self._intervals) - 1)]
-        spread = interval * self._rng.uniform(1 - self._jitter, 1 + self._jitter)
-        return max(spread, self._floor, hint or 0.0)
+        return self._count
 
     def add(self, item: T, due: float) -> None:
         """Make *item* due at that time, wherever it stood before."""
-        place = next(self._count)
-        self._places[item] = place
-        heapq.heappush(self._heap, (due, place, item))
+        if item.due == due:
+            return
+        self._count += item.due is None
+        item.due = due
+        heapq.heappush(self._heap, (due, item))
+        if len(self._heap) > 2 * self._count + 64:  # most were moved since: let go of where they stood
+            self._heap = [entry for entry in self._heap if entry[1].due == entry[0]]
+            heapq.heapify(self._heap)
 
     def discard(self, item: T) -> None:
         """Forget *item*, if it is there."""
-        self._places.pop(item, None)
+        self._count -= item.due is not None
+        item.due = None
 
     def next_due(self) -> float | None:
         """When the first item is due; None: nothing waits."""
-        while self._heap and self._places.get(self._heap[0][2]) != self._heap[0][1]:
+        while self._heap and self._heap[0][1].due != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def pop_due(self, now: float) -> Iterator[T]:
-        """Take out every item that is due, the longest due first."""
+    def pop_due(self, now: float) -> Iterator[tuple[float, T]]:
+        """Take out every item that is due, the longest due first, each with its time."""
         while (due := self.next_due()) is not None and due <= now:
-            item = heapq.heappop(self._heap)[2]
-            del self._places[item]
-            yield item
+            item = heapq.heappop(self._heap)[1]
+            self.discard(item)
+            yield due, item

@@ -1,7 +1,7 @@
 """The wire, sans I/O: requests as values going out, tasks coming in.
 
 `create`, `query` and `list_page` say what to send; the transport sends it; `read_created`, `read_task`,
-`read_page` and `read_callback` (from `replies`) say what came back.
+`read_poll`, `read_page`, `read_sweep` and `read_callback` (from `replies`) say what came back.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,15 @@ from kling_async.protocol.errors import Problem, RequestError, UnsupportedError
 from kling_async.protocol.images import ImageFile, ImageText, ImageUrl, ResolvedImage
 from kling_async.protocol.models import VideoRequest
 from kling_async.protocol.providers import Provider
-from kling_async.protocol.replies import Response, read_callback, read_created, read_page, read_task
+from kling_async.protocol.replies import (
+    Response,
+    read_callback,
+    read_created,
+    read_page,
+    read_poll,
+    read_sweep,
+    read_task,
+)
 
 __all__ = [
     "Request",
@@ -26,6 +34,8 @@ __all__ = [
     "read_callback",
     "read_created",
     "read_page",
+    "read_poll",
+    "read_sweep",
     "read_task",
 ]
 

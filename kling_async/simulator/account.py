@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 from uuid import UUID
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, validators
 
 from kling_async.simulator import media, pictures, rules, schemas
 from kling_async.simulator.faults import Fault, Faults
@@ -17,6 +17,7 @@ from kling_async.simulator.tasks import Generation, TaskTable
 from kling_async.simulator.urls import SignedURLs
 
 Seconds = float | tuple[float, float] | Callable[[Mapping[str, Any]], float]
+Order = Literal["newest", "oldest"]
 
 _DAY = 86_400.0
 
@@ -39,6 +40,8 @@ class Account:
         url_valid: Seconds for which a result's URL works, from the reply that carries it. Default: until
             the purge.
         lookup: Whether a task is found by its `external_task_id` too.
+        list_order: Which tasks the list begins with; no order is documented (API reference, query and list).
+            For one that is another at each request there is the fault `unstable_list`.
         rng: Draws the generation times.
         render: Makes the videos; None serves a placeholder of a few bytes.
         public_url: Base of the results' URLs, without a slash at the end.
@@ -59,6 +62,7 @@ class Account:
     purge_after: float = 30 * _DAY
     url_valid: float | None = None
     lookup: bool = True
+    list_order: Order = field(default="newest", validator=validators.in_(get_args(Order)))
     rng: Random = field(factory=lambda: Random(0))  # noqa: S311 - a schedule, not a secret
     render: media.Render | None = None
     public_url: str = "http://127.0.0.1"
@@ -103,6 +107,36 @@ class Account:
             self._jobs[task.video_id] = _video_job(task, body, accepted)
         return task
 
+    def add_others(self, count: int, now: float, *, kind: str = "image2video") -> None:
+        """Put *count* tasks into the account that another client of it made, all of them over by *now*.
+
+        They are on the list and can be asked for, as ours, but take no slot, and the ledger, which tells what
+        came through here, does not know them.
+
+        Args:
+            count: How many.
+            now: When they were made and ended, Unix seconds; not before any task made so far.
+            kind: Their endpoint.
+        """
+        for _ in range(count):
+            other = Generation(
+                task_id=self._next_id(),
+                external_task_id=None,
+                kind=kind,
+                model="",
+                created=now,
+                started=now,
+                ended=now,
+                purged=now + self.purge_after,
+                failure="",
+                units=None,
+                video_id=self._next_id(),
+                duration="5",
+                watermark=None,
+                slots="",
+            )
+            self._tasks.add(other)
+
     def find(self, kind: str, name: str, now: float) -> Generation:
         """The task of *kind* with this id or custom id.
 
@@ -140,7 +174,7 @@ class Account:
         return task.status(now) if fault is None else str(fault["word"])
 
     def page(self, kind: str, number: int, size: int, now: float) -> list[Generation]:
-        """Page *number* (from 1) of the tasks of *kind*, newest first."""
+        """Page *number* (from 1) of the tasks of *kind*, in the order that is set."""
         tasks = self._tasks.oldest_first(kind, now)
         lag = self._strike(
             "list",
@@ -152,6 +186,8 @@ class Account:
             tasks = [task for task in tasks if now >= task.created + lag["seconds"]]
         if self._strike("list", now, "unstable_list", applies=lambda _: len(tasks) > 1) is not None:
             tasks = self.faults.rng.sample(tasks, len(tasks))
+        if self.list_order == "oldest":
+            return tasks[(number - 1) * size : number * size]
         end = len(tasks) - (number - 1) * size
         return tasks[max(end - size, 0) : end][::-1] if end > 0 else []
 

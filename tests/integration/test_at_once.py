@@ -66,7 +66,10 @@ def test_two_hundred_with_twenty_in_flight(tmp_path: Path):
                 assert done.key not in saved
                 saved[done.key] = done.path.read_bytes()
             assert kling.tasks() == []
-            assert kling.statistics().polls == simulator.ledger.requests["query"]
+            assert (
+                kling.statistics().polls
+                == simulator.ledger.requests["query"] + simulator.ledger.requests["list"]
+            )
         return saved
 
     saved = asyncio.run(main())

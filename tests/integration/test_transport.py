@@ -5,7 +5,9 @@ import contextlib
 import gc
 import hashlib
 import os
+import random
 import tracemalloc
+import zlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from kling_async.instrumentation import Event, Retried
 from kling_async.protocol.providers import KLING
 from kling_async.protocol.wire import Request
 from kling_async.simulator import Faults, Simulator, make_app
-from kling_async.transport import AiohttpTransport
+from kling_async.transport import REPLY_LIMIT, AiohttpTransport
 
 REQUEST = ImageToVideo(image="https://cdn.example.org/a.png", prompt="x")
 ACKNOWLEDGED = b'{"code": 0, "data": {"task_id": "880001", "task_status": "submitted"}}'
@@ -247,6 +249,22 @@ def test_a_reply_that_cannot_be_read_is_lost(method: str, bad: bytes):
         asyncio.run(sent(bad, method))
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_reply_without_end_is_lost(method: str):
+    """One that swells to more than 64 MiB is not read to its end."""
+    swollen = reply(200, zlib.compress(bytes(REPLY_LIMIT + 1), 9), Content_Encoding="deflate")
+    with pytest.raises(ResponseLostError, match="larger than"):
+        asyncio.run(sent(swollen, method, reply_seconds=20.0))
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_large_reply_is_read_whole(method: str):
+    """A page of the list comes in many pieces; headers are found by their lower-case names."""
+    body = random.Random(1).randbytes(1_000_000)
+    seen = asyncio.run(sent(reply(200, body, Retry_After="7"), method, reply_seconds=20.0))
+    assert (seen.status, seen.body, seen.headers["retry-after"]) == (200, body, "7")
+
+
 def test_a_bad_chunk_that_comes_late_is_lost():
     """So is one that comes after a good beginning."""
 
@@ -263,12 +281,81 @@ def test_a_bad_chunk_that_comes_late_is_lost():
 
 def test_no_reply_in_time_is_lost():
     """The time runs from the end of the body."""
-
-    async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        await reader.read()
-
     with pytest.raises(ResponseLostError, match="no reply in time"):
         asyncio.run(sent(say_nothing))
+
+
+QUICK: dict[str, Any] = {"connect_seconds": 0.1, "reply_seconds": 0.2}
+
+
+async def say_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    """A server that waits for what never comes."""
+    await reader.read()
+
+
+async def say_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that goes silent within its reply."""
+    writer.write(reply(200, ACKNOWLEDGED)[:-1])
+    await reader.read()
+
+
+@pytest.mark.parametrize("answer", [say_nothing, say_half])
+def test_a_read_has_its_time(answer: Answer):
+    """No whole reply in time: the read is lost, as a create is."""
+    with pytest.raises(ResponseLostError, match="no reply in time"):
+        asyncio.run(sent(answer, "GET", **QUICK))
+
+
+def test_each_read_has_its_own_time():
+    """Reads that come together and one after another: only those that get no answer are lost, each time."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if "/silent " in host.asked[-1][""]:
+            await reader.read()
+        writer.write(reply(200, ACKNOWLEDGED))
+
+    host = Host(answer)
+
+    async def main() -> list[list[Any]]:
+        transport = AiohttpTransport(**QUICK)
+        async with host.serve() as url:
+
+            async def read(path: str) -> Any:
+                return await transport.send(Request("GET", f"{url}/{path}"), authorization="Bearer k")
+
+            paths = ("silent", "prompt", "silent", "prompt")
+            rounds = [
+                await asyncio.gather(*(read(path) for path in paths), return_exceptions=True)
+                for _ in range(2)
+            ]
+            await transport.aclose()
+            return rounds
+
+    for ends in asyncio.run(main()):
+        assert [isinstance(end, ResponseLostError) for end in ends] == [True, False, True, False]
+
+
+def test_a_read_that_is_cancelled_is_no_failure():
+    """Who cancels a read gets the cancellation, and the time limit forgets it."""
+
+    async def main() -> None:
+        asked = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+            asked.set()
+            await reader.read()
+
+        transport = AiohttpTransport()
+        async with Host(answer).serve() as url:
+            read = asyncio.create_task(transport.send(Request("GET", f"{url}/"), authorization="Bearer k"))
+            await asked.wait()
+            read.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await read
+            assert not transport._limit._ends
+            await transport.aclose()
+
+    asyncio.run(main())
 
 
 # Bodies

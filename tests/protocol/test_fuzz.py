@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,14 @@ from kling_async.protocol.errors import (
     ServerError,
 )
 from kling_async.protocol.models import Task, TaskStatus, Video
-from kling_async.protocol.replies import Response, read_callback, read_created, read_page, read_task
+from kling_async.protocol.replies import (
+    Response,
+    read_callback,
+    read_created,
+    read_page,
+    read_poll,
+    read_task,
+)
 
 Reader = Callable[[Response], Any]
 Sample = tuple[str, Any, Reader, Task | type[KlingError]]
@@ -569,3 +577,37 @@ def test_a_hundred_thousand_mutated_replies():
     times.sort()
     assert times[99_900] < 0.001
     assert sum(times) / len(times) < 0.000_2
+
+
+def told(read: Reader, response: Response) -> Any:
+    """What *read* makes of *response*: a task, None, or the error's class, text and outcome."""
+    try:
+        return read(response)
+    except KlingError as error:
+        return type(error), str(error), error.outcome
+
+
+def test_a_poll_is_judged_as_a_reading_is():
+    """Over twenty thousand replies, broken and whole: None only where nothing is new, else what is read."""
+    rng = random.Random(3)
+    families, mutations = Families(rng), Mutations(rng)
+    learnt = repeated = 0
+    for _ in range(20_000):
+        family, document, _reader, expected = families.draw()
+        whole = rng.random() < 0.5
+        response = Response(
+            200 if whole else rng.choice(STATUSES),
+            {},
+            families.written(families.varied(document)) if whole else mutations.broken(document),
+        )
+        task_id = expected.task_id if isinstance(expected, Task) and rng.random() < 0.9 else "1"
+        known = Task(task_id, status=rng.choice((TaskStatus.SUBMITTED, TaskStatus.PROCESSING)))
+        polled, read = told(partial(read_poll, known=known), response), told(read_task, response)
+        if polled is None:
+            repeated += 1
+            assert isinstance(read, Task)
+            assert (read.task_id, read.status) == (known.task_id, known.status), (family, response.body)
+        else:
+            learnt += isinstance(read, Task)
+            assert polled == read, (family, response.body)
+    assert min(learnt, repeated) > 1_000

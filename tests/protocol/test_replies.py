@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 from kling_async.protocol.errors import CallbackError, KlingError
-from kling_async.protocol.families import STATES, task_from
+from kling_async.protocol.families import STATES, glance, task_from
 from kling_async.protocol.models import Task, TaskStatus, Video
-from kling_async.protocol.replies import Response, read_callback, read_created, read_page, read_task
+from kling_async.protocol.replies import (
+    Response,
+    read_callback,
+    read_created,
+    read_page,
+    read_poll,
+    read_sweep,
+    read_task,
+)
 
 URL = "https://media.example.org/v.mp4"
 
@@ -394,6 +402,61 @@ def test_page_of_bare_entries():
     assert read_page(reply({"code": 0, "data": []})) == read_page(reply({"code": 0, "data": None})) == []
 
 
+def test_sweep_of_raw_entries():
+    """A page's entries come as they are, without those that `read_page` leaves out too."""
+    entries = [{"task_id": "1"}, None, {}, {"task_status": "failed"}, {"id": 2, "status": "queued"}, []]
+    for form in (entries, {"code": 0, "data": entries}, {"data": {"result": entries}}):
+        swept = read_sweep(reply(form))
+        assert swept == [{"task_id": "1"}, {"id": 2, "status": "queued"}]
+        assert [seen.raw for seen in read_page(reply(form))] == swept
+
+
+GOING_ON = b'{"code": 0, "data": {"task_id": "1", "task_status": "processing", "task_info": {}}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "known"),
+    [
+        (GOING_ON, task("1", TaskStatus.PROCESSING)),
+        (GOING_ON.replace(b"processing", b"submitted"), task("1", TaskStatus.SUBMITTED)),
+        (W_OF_W, task("task_outer", TaskStatus.PROCESSING)),
+        (V.replace(b"completed", b"in_progress"), task("task_8fJ2kQ0aZ", TaskStatus.PROCESSING)),
+    ],
+)
+def test_a_poll_that_tells_nothing_new(body: Any, known: Task):
+    """A task that goes on as it did gives None, whoever says so."""
+    assert read_poll(reply(body), known) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "known"),
+    [
+        (GOING_ON, task("1", TaskStatus.SUBMITTED)),
+        (GOING_ON, task("2", TaskStatus.PROCESSING)),
+        (GOING_ON, Task(None, status=TaskStatus.PROCESSING)),
+        (K, task("930112233445566778", TaskStatus.SUCCEED)),
+        (W_FAILED, task("task_abc", TaskStatus.FAILED)),
+        (GOING_ON.replace(b"processing", b"paused"), task("1", TaskStatus.UNKNOWN)),
+        (W, task("task_8fJ2kQ0aZ", TaskStatus.PROCESSING)),
+    ],
+)
+def test_a_poll_that_tells_something(body: Any, known: Task):
+    """Another state, another task, an id not known before, an end: all of the reply is read."""
+    assert read_poll(reply(body), known) == read_task(reply(body))
+
+
+def test_a_poll_that_tells_of_no_task():
+    """A refusal within HTTP 200, a page, an empty object are what they are to `read_task`."""
+    known = task("1", TaskStatus.PROCESSING)
+    refused = GOING_ON.replace(b'"code": 0', b'"code": 1301, "message": "no"')
+    for body in (refused, b"[%s]" % GOING_ON, b"{}", GOING_ON + b'{"code": "task_failed"}', GOING_ON[:-1]):
+        with pytest.raises(KlingError) as polled:
+            read_poll(reply(body), known)
+        with pytest.raises(KlingError) as read:
+            read_task(reply(body))
+        assert (type(polled.value), str(polled.value)) == (type(read.value), str(read.value))
+
+
 def test_page_that_is_none():
     """An object where the array belongs is an error, not an empty page."""
     with pytest.raises(KlingError, match="no list"):
@@ -463,7 +526,13 @@ def test_constants_that_are_no_json():
     assert (seen.created_at, seen.updated_at, seen.raw["data"]["x"]) == (None, None, None)
 
 
-READERS = (read_created, read_task, read_page, lambda response: read_callback(response.body))
+READERS = (
+    read_created,
+    read_task,
+    read_page,
+    lambda response: read_callback(response.body),
+    lambda response: read_poll(response, task("1", TaskStatus.PROCESSING)) or (),
+)
 BODIES = (
     K,
     W,
@@ -505,7 +574,7 @@ def check_every_reader(body: bytes, status: int) -> None:
         except KlingError as error:
             assert "\n" not in str(error)  # noqa: PT017 - whether it raises is not what is tested
             continue
-        for one in seen if isinstance(seen, list) else [seen]:
+        for one in [seen] if isinstance(seen, Task) else seen:
             assert one.task_id is None or one.task_id.encode()
             assert isinstance(one.status, TaskStatus)
             assert all(video.url.startswith("http") for video in one.videos)
@@ -605,6 +674,24 @@ json_values = st.recursive(
 def test_any_json(value: Any):
     """Any JSON value at all is a task or a KlingError."""
     check_every_reader(json.dumps(value).encode(), 200)
+
+
+words = st.sampled_from(["1", 2, "", None, True, "processing", "SUCCEED", " failed ", "paused", [], {}])
+nodes = st.recursive(
+    words,
+    lambda inner: st.dictionaries(
+        st.sampled_from(["data", "data", "task_id", "id", "status", "task_status", "code"]), inner, max_size=5
+    ),
+    max_leaves=30,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["data", "task_id", "id", "status", "task_status"]), nodes))
+def test_a_glance_sees_what_a_reading_does(document: Any):
+    """The id and the status of any object are those of the task that is read from it."""
+    whole = task_from(document)
+    seen = (None, TaskStatus.UNKNOWN) if whole is None else (whole.task_id, whole.status)
+    assert glance(document) == seen
 
 
 @given(st.dictionaries(st.text(max_size=5), json_values, max_size=4))

@@ -1,7 +1,8 @@
-"""Who is polled next and when: the waits, the order, and that nobody is forgotten."""
+"""Who is polled next: the options, the order, that nobody is forgotten, and that little is held."""
 
-import random
+import math
 
+import attrs
 import pytest
 from hypothesis import given, strategies as st
 
@@ -18,86 +19,145 @@ pollings = st.builds(
     jitter=st.floats(0, 0.5),
     floor=seconds,
 )
+NO_NUMBERS = (0, -1, math.nan, math.inf, -math.inf)
+"""What no time, share or count may be."""
 
 
-def schedule(polling: Polling = Polling(), floor: float = 1.0, seed: int = 0):  # noqa: B008 - a frozen value
-    """A schedule of *polling* with its own random source."""
-    return Schedule(poll_intervals(polling), floor=floor, jitter=polling.jitter, rng=random.Random(seed))
+@attrs.define(eq=False)
+class Item:
+    """What stands in a schedule: of two that are due at once, the lower rank goes first."""
+
+    rank: int
+    due: float | None = None
+
+    def __lt__(self, other: "Item") -> bool:
+        return self.rank < other.rank
 
 
-@given(pollings, st.integers(0, 300), st.integers(0, 99))
-def test_waits_stay_between_floor_and_longest(polling, polls, seed):
-    """No wait is below the floor, and none is over `max_interval` unless the floor is."""
-    wait = schedule(polling, polling.floor, seed).wait(polls)
-    assert polling.floor <= wait <= max(polling.floor, polling.max_interval) * (1 + 1e-9)
+# The options
 
 
-@given(pollings, st.integers(0, 300), seconds)
-def test_server_hint_lengthens_and_never_shortens(polling, polls, hint):
-    """A `Retry-After` is obeyed, and one shorter than our own wait changes nothing."""
-    plain = schedule(polling, polling.floor).wait(polls)
-    assert schedule(polling, polling.floor).wait(polls, hint) == max(plain, hint)
-
-
-def test_default_polls_come_as_documented():
-    """The polls of a task that takes 90 s come after about 5, 11, 18, 27, 37, 49, 64, 79 and 94 s."""
-    rng = Polling(jitter=0)
-    waits = [schedule(rng).wait(polls) for polls in range(9)]
-    seen = [round(sum(waits[: count + 1])) for count in range(9)]
-    assert seen == pytest.approx([5, 11, 18, 27, 37, 49, 64, 79, 94], abs=1)
-
-
+@pytest.mark.parametrize("value", NO_NUMBERS)
 @pytest.mark.parametrize(
-    "values",
-    [
-        {"factor": 0},
-        {"base": 0.9},
-        {"max_interval": float("inf")},
-        {"floor": -1},
-        {"jitter": 0.6},
-        {"give_up": 0},
-        {"pollers": 0},
-    ],
+    "name", ["aim", "factor", "base", "max_interval", "floor", "jitter", "give_up", "pollers"]
 )
-def test_out_of_range_is_refused(values):
+def test_out_of_range_is_refused(name, value):
     """Waits that could spin or never end are a configuration error, which names the option."""
-    with pytest.raises(ConfigurationError, match=f"Polling.{next(iter(values))}"):
-        Polling(**values)
+    if (name, value) == ("jitter", 0):
+        assert Polling(jitter=0).jitter == 0
+        return
+    with pytest.raises(ConfigurationError, match=rf"^Polling\.{name} must be"):
+        Polling(**{name: value})
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.floats(0, 100)), max_size=60))
-def test_every_item_comes_once_at_its_latest_time(additions):
-    """However often items are moved: each comes once, in the order of time, never early."""
-    polled = schedule()
-    wanted = {}
-    for item, due in additions:
-        polled.add(item, due)
-        wanted[item] = due
-    assert len(polled) == len(wanted)
-    seen = []
-    while (due := polled.next_due()) is not None:
-        assert not list(polled.pop_due(due - 1e-6))
-        seen += [(due, item) for item in polled.pop_due(due)]
-    assert [due for due, _ in seen] == sorted(wanted.values())
-    assert {item: due for due, item in seen} == wanted
-    assert len(polled) == 0
+@pytest.mark.parametrize(("name", "value"), [("base", 0.99), ("jitter", 0.51)])
+def test_shrinking_or_wild_waits_are_refused(name, value):
+    """Waits never shrink from one to the next, and jitter takes at most half of one."""
+    with pytest.raises(ConfigurationError, match=rf"^Polling\.{name} must be"):
+        Polling(**{name: value})
 
 
-def test_discarded_item_never_comes():
-    """A task that ended is not asked for again; added anew it is."""
-    polled = schedule()
-    polled.add("a", 1.0)
-    polled.add("b", 2.0)
-    polled.discard("a")
-    polled.discard("unknown")
-    assert polled.next_due() == 2.0
-    polled.add("a", 3.0)
-    assert list(polled.pop_due(9.0)) == ["b", "a"]
+def test_extremes_are_allowed():
+    """The ends of the ranges themselves are fine; None learns nothing, or takes the provider's floor."""
+    polling = Polling(aim=None, base=1, jitter=0.5, floor=None, pollers=1)
+    assert (polling.aim, polling.base, polling.jitter, polling.floor) == (None, 1, 0.5, None)
 
 
 @given(pollings)
 def test_intervals_grow_to_one_that_repeats(polling):
-    """The wait sequence never shrinks and ends at the longest."""
+    """The wait sequence never shrinks and ends at one that jitter does not take over the longest allowed."""
     waits = poll_intervals(polling)
     assert list(waits) == sorted(waits)
-    assert waits[-1] <= polling.max_interval
+    assert waits[-1] * (1 + polling.jitter) <= polling.max_interval * (1 + 1e-9)
+
+
+def test_default_intervals_are_as_documented():
+    """5 s, each a fifth longer, until one that jitter can take to 15 s."""
+    assert poll_intervals(Polling()) == pytest.approx((5, 6, 7.2, 8.64, 10.368, 12.4416, 12.5))
+
+
+# The heap
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=60))
+def test_every_item_comes_once_at_its_latest_time(additions):
+    """However often items are moved, also to where they were: each comes once, in order, never early."""
+    schedule, items, wanted = Schedule[Item](), [Item(rank) for rank in range(6)], {}
+    for rank, due in additions:
+        schedule.add(items[rank], due)
+        wanted[rank] = due
+    assert len(schedule) == len(wanted)
+    seen = []
+    while (due := schedule.next_due()) is not None:
+        assert not list(schedule.pop_due(due - 1e-6))
+        seen += [(when, item.rank) for when, item in schedule.pop_due(due)]
+    assert seen == sorted((due, rank) for rank, due in wanted.items())
+    assert len(schedule) == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-?"), st.integers(0, 5), st.integers(0, 9)), max_size=60))
+def test_heap_agrees_with_a_plain_dictionary(steps):
+    """Any order of adding, forgetting and taking out is that of a dictionary of due times."""
+    schedule, items, wanted = Schedule[Item](), [Item(rank) for rank in range(6)], {}
+    for step, rank, time in steps:
+        if step == "+":
+            schedule.add(items[rank], time)
+            wanted[rank] = time
+        elif step == "-":
+            schedule.discard(items[rank])
+            wanted.pop(rank, None)
+        else:
+            due = sorted((when, each) for each, when in wanted.items() if when <= time)
+            assert [(when, item.rank) for when, item in schedule.pop_due(time)] == due
+            wanted = {each: when for each, when in wanted.items() if when > time}
+        assert (len(schedule), schedule.next_due()) == (len(wanted), min(wanted.values(), default=None))
+        assert {item.rank: item.due for item in items if item.due is not None} == wanted
+
+
+def test_longest_due_come_first_and_equals_by_their_own_order():
+    """Those who are due are taken in the order of time, equals in their own, and tell when they were due."""
+    schedule, items = Schedule[Item](), [Item(rank) for rank in range(4)]
+    for item, due in zip(reversed(items), (2.0, 1.0, 2.0, 3.0), strict=True):
+        schedule.add(item, due)
+    assert [(due, item.rank) for due, item in schedule.pop_due(2.0)] == [(1.0, 2), (2.0, 1), (2.0, 3)]
+    assert (len(schedule), schedule.next_due()) == (1, 3.0)
+
+
+def test_discarded_item_never_comes():
+    """A task that ended is not asked for again; added anew it is. Who is not there cannot be forgotten."""
+    schedule, first, second = Schedule[Item](), Item(0), Item(1)
+    schedule.add(first, 1.0)
+    schedule.add(second, 2.0)
+    schedule.discard(first)
+    schedule.discard(first)
+    schedule.discard(Item(2))
+    assert (len(schedule), schedule.next_due()) == (1, 2.0)
+    schedule.add(first, 3.0)
+    assert list(schedule.pop_due(9.0)) == [(2.0, second), (3.0, first)]
+
+
+def test_items_left_by_a_reader_who_stops_stay():
+    """Taking out only the first of many that are due leaves the others in their places."""
+    schedule, items = Schedule[Item](), [Item(rank) for rank in range(3)]
+    for item in items:
+        schedule.add(item, 1.0)
+    assert next(schedule.pop_due(1.0)) == (1.0, items[0])
+    assert len(schedule) == 2
+    assert [item for _, item in schedule.pop_due(1.0)] == items[1:]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [range(1000), range(1000, 0, -1), [1.0] * 1000, [1.0, 2.0] * 500],
+    ids=["later", "sooner", "same", "to-and-fro"],
+)
+@pytest.mark.parametrize("count", [1, 50])
+def test_moving_items_costs_no_memory(count, times):
+    """However often items are moved, and wherever to, the heap holds two entries an item and 64 at most."""
+    schedule, items = Schedule[Item](), [Item(rank) for rank in range(count)]
+    for time in times:
+        for item in items:
+            schedule.add(item, time)
+            assert len(schedule._heap) <= 2 * len(schedule) + 64
+    assert [item for _, item in schedule.pop_due(1e9)] == items
+    assert schedule._heap == []

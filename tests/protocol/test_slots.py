@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kling_async.protocol.slots import ALONE, FIRST_LIMIT, LONGEST_WAIT, POLITENESS, SHARED, Slots
+from kling_async.protocol.slots import ALONE, FIRST_LIMIT, POLITENESS, SHARED, TEST, Slots
 
-LATER = 100.0
-"""Seconds at which every wait that began at 0 is over."""
+LATER = 1e9
+"""Seconds at which every wait is over."""
 
 
 def filled(slots: Slots, count: int):
@@ -21,13 +21,48 @@ def filled(slots: Slots, count: int):
     return slots
 
 
-def test_given_limit_is_never_exceeded_and_never_learned():
-    """With a limit of 2 the third waits, and acceptances do not raise it."""
+def refused(slots: Slots, now: float = 0.0):
+    """One POST more than fits is refused at *now*."""
+    slots.start()
+    slots.refuse(now, random.Random(0))
+    return slots
+
+
+def test_given_limit_is_never_exceeded():
+    """With a limit of 2 the third waits, and no acceptance raises it."""
     slots = filled(Slots.of(2), 2)
     assert not slots.is_free(0.0)
+    for now in range(100):
+        slots.release(float(now))
+        filled(slots, 1)
+        assert slots.limit == 2
+        assert not slots.is_free(LATER)
+
+
+def test_given_limit_above_the_account_s():
+    """Ten were promised and five are there: that is learned, and a probe finds out when there are ten."""
+    slots = refused(filled(Slots.of(10), 5))
+    assert slots.limit == 5
+    for now in range(1000, 3000, 100):
+        slots.release(float(now))
+        slots.start()
+        slots.accept()
+    assert slots.limit == 6
+    filled(slots, 5)
+    assert (slots.limit, slots.held) == (10, 10)
+    assert not slots.is_free(LATER)
+
+
+def test_resumed_tasks_beyond_the_given_limit():
+    """Three of an earlier run are found while a POST is out, which is refused: still at most two."""
+    slots = Slots.of(2)
+    slots.start()
+    for _ in range(3):
+        slots.hold()
+    slots.refuse(0.0, random.Random(0))
     assert slots.limit == 2
-    slots.release(0.0)
-    assert slots.is_free(0.0)
+    slots.release(100.0)
+    assert not slots.is_free(LATER)
 
 
 def test_slot_is_held_while_the_post_is_out():
@@ -47,11 +82,9 @@ def test_learned_limit_grows_with_each_acceptance_until_refused():
 
 def test_refusal_measures_the_limit():
     """Seven accepted and the eighth refused: the limit is seven."""
-    slots = filled(Slots.of(None), 7)
-    slots.start()
-    slots.refuse(0.0, random.Random(0))
+    slots = refused(filled(Slots.of(None), 7))
     assert slots.limit == 7
-    assert not slots.is_free(1e9)
+    assert not slots.is_free(LATER)
 
 
 def test_refusal_is_judged_once_the_posts_already_out_are_answered():
@@ -62,22 +95,50 @@ def test_refusal_is_judged_once_the_posts_already_out_are_answered():
     slots.accept()
     slots.refuse(0.0, random.Random(0))
     slots.accept()
-    assert not slots.is_free(100.0)
+    assert not slots.is_free(LATER)
     slots.refuse(0.0, random.Random(0))
     slots.accept()
     assert (slots.limit, slots.accepted) == (3, 3)
 
 
-def test_freed_slot_lets_the_refused_one_go_before_its_timer():
-    """A task of ours that ends opens the way a moment later, for others wait too; our last one at once."""
-    slots = filled(Slots.of(None), 2)
+def test_task_that_ends_while_a_refusal_waits_to_be_judged():
+    """Five accepted, two out: one is refused, a task ends, the other is refused. There are five slots."""
+    slots = filled(Slots.of(None), 5)
     slots.start()
-    slots.refuse(50.0, random.Random(0))
-    slots.release(60.0)
-    assert not slots.is_free(60.0 + POLITENESS - 0.1)
-    assert slots.is_free(60.0 + POLITENESS)
-    slots.release(60.5)
-    assert slots.is_free(60.5), "nothing else is ours"
+    slots.start()
+    slots.refuse(0.0, random.Random(0))
+    slots.release(0.0)
+    assert not slots.is_free(LATER), "the other one is still out"
+    slots.refuse(0.0, random.Random(0))
+    assert (slots.limit, slots.accepted) == (5, 4)
+
+
+def test_freed_slot_lets_the_refused_one_go_before_its_timer():
+    """Others took a slot and the next try is seconds away: a task of ours that ends opens the way."""
+    slots = refused(filled(Slots.of(None), 3))
+    slots.release(0.0)
+    refused(slots, 50.0)
+    assert slots.opens_at > 51.0
+    slots.release(50.5)
+    slots.release(50.5)
+    assert slots.is_free(50.5), "nothing else is ours"
+
+
+def test_first_refusal_leaves_one_slot_to_others_once():
+    """It was to come anyway: if nobody takes the first freed slot in `TEST` seconds, we do."""
+    slots = refused(filled(Slots.of(None), 5), 1.0)
+    slots.release(70.0)
+    assert not slots.is_free(70.0 + TEST - 0.1)
+    slots.release(80.0)
+    assert slots.is_free(80.0), "only one is left"
+    slots.start()
+    slots.accept()
+    assert not slots.is_free(80.0)
+    assert slots.is_free(70.0 + TEST)
+    slots.start()
+    slots.accept()
+    slots.release(170.0)
+    assert slots.is_free(170.0)
 
 
 def test_timer_doubles_up_to_thirty_seconds():
@@ -86,8 +147,8 @@ def test_timer_doubles_up_to_thirty_seconds():
     for _ in range(7):
         slots.start()
         slots.refuse(now, random.Random(1))
-        waits.append(slots.retry_at - now)
-        now = slots.retry_at
+        waits.append(slots.opens_at - now)
+        now = slots.opens_at
     jitter = waits[0]
     assert 0.8 <= jitter <= 1.2
     assert [round(wait / jitter) for wait in waits] == [1, 2, 4, 8, 16, 30, 30]
@@ -96,69 +157,94 @@ def test_timer_doubles_up_to_thirty_seconds():
     slots.release(0.0)
     slots.start()
     slots.refuse(now, random.Random(1))
-    assert slots.retry_at - now == pytest.approx(jitter), "an acceptance begins the waits anew"
+    assert slots.opens_at - now == pytest.approx(jitter), "an acceptance begins the waits anew"
 
 
-def test_probe_after_as_many_completions_as_the_limit():
-    """A limit of 3 learned from a refusal is tried at 4 after three completions without another."""
-    slots = filled(Slots.of(None), 3)
+def turn(slots: Slots, now: float):
+    """A task ends and the next one is accepted, as soon as it may leave."""
+    slots.release(now)
     slots.start()
-    slots.refuse(0.0, random.Random(0))
-    for _ in range(2):
-        slots.release(0.0)
-        filled(slots, 1)
-        assert slots.limit == 3
+    slots.accept()
+
+
+def shared(count: int):
+    """Slots of a client that had one more than *count* and lost it to another process."""
+    slots = refused(filled(Slots.of(None), count + 1))
     slots.release(0.0)
-    assert slots.limit == 4
+    return refused(slots, TEST)
 
 
-def probes_until(slots: Slots, limit: int) -> int:
-    """How many completions it takes until one more than *limit* is tried; then that one is refused."""
-    completions = 0
-    while slots.limit == limit:
-        slots.release(0.0)
-        completions += 1
-        while slots.held < limit:
-            filled(slots, 1)
-    slots.start()
-    slots.refuse(0.0, random.Random(0))
-    assert slots.limit == limit
-    return completions
+def test_probe_follows_completions_without_a_refusal():
+    """With no sign of others 5 slots are probed after 15 completions, each time; refused, nothing changes."""
+    slots = refused(filled(Slots.of(None), 5))
+    for _ in range(3):
+        for completion in range(1, ALONE * 5 + 1):
+            assert slots.limit == 5
+            turn(slots, 100.0 * completion)
+        assert slots.limit == 6
+        refused(slots, 100.0 * ALONE * 5)
+        assert slots.limit == 5
 
 
-def test_politeness_ends_with_the_others():
-    """After `SHARED` completions without another such refusal, a freed slot is taken at once again."""
-    slots = filled(Slots.of(None), 3)
-    slots.start()
-    slots.refuse(0.0, random.Random(0))
-    waits = []
-    for now in range(100, 100 * (SHARED + 3), 100):
+def test_accepted_probe_is_followed_by_another():
+    """Where there is room it is all found at once."""
+    slots = refused(filled(Slots.of(None), 5))
+    for completion in range(1, ALONE * 5 + 1):
+        turn(slots, 100.0 * completion)
+    filled(slots, 4)
+    assert slots.limit == 10
+    assert refused(slots, 1600.0).limit == 9
+
+
+def test_slot_lost_to_another_process():
+    """For `SHARED` completions a freed slot is left to others, and probes come three times as often."""
+    slots = shared(5)
+    waits, probed = [], []
+    for completion in range(1, SHARED + 8):
+        now = 100.0 * completion
         slots.release(now)
-        waits.append(slots.retry_at - now)
+        waits.append(max(0.0, slots.opens_at - now))
         slots.start()
         slots.accept()
-    assert waits == [POLITENESS] * SHARED + [0.0] * 2
+        if slots.limit > 5:
+            probed.append(completion)
+            refused(slots, now)
+    assert waits == [POLITENESS] * SHARED + [0.0] * 7
+    assert probed == [5, 10, 15]
 
 
-def test_probes_become_rarer_alone():
-    """With no sign of others, a limit of 3 is probed after nine completions in place of three."""
-    slots = filled(Slots.of(None), 3)
-    slots.start()
-    slots.refuse(0.0, random.Random(0))
-    gaps = [probes_until(slots, 3) for _ in range(SHARED // 3 + 3)]
-    assert gaps == [3] * (SHARED // 3) + [3 * ALONE] * 3
+def test_last_slot_is_not_left():
+    """Who has one slot takes it again at once."""
+    slots = shared(1)
+    slots.release(100.0)
+    assert slots.is_free(100.0)
 
 
-def test_refusal_below_what_is_known_is_no_probe():
-    """Another process took a slot: the limit shrinks, and probes do not become rarer for it."""
-    slots = filled(Slots.of(None), 3)
-    slots.start()
-    slots.refuse(0.0, random.Random(0))
-    slots.release(0.0)
-    slots.start()
-    slots.refuse(0.0, random.Random(0))
-    assert slots.limit == 2
-    assert probes_until(slots, 2) == 2
+def test_probe_that_met_a_task_already_ended():
+    """It is accepted, and the next POST is refused: nobody took a slot, so none is left to others for it."""
+    slots = refused(filled(Slots.of(None), 5))
+    for completion in range(1, ALONE * 5 + 1):
+        turn(slots, 100.0 * completion)
+    filled(slots, 1)
+    refused(slots, 1501.0)
+    assert slots.limit == 6, "though one of the six has ended"
+    slots.release(1502.0)
+    assert not slots.is_free(1502.0 + TEST - 0.1)
+    refused(slots, 1502.0 + TEST)
+    assert slots.limit == 5
+    slots.release(1600.0)
+    assert slots.is_free(1600.0)
+
+
+def test_first_refusal_below_the_smallest_pack_tells_of_others():
+    """No account has fewer than five slots: who is refused with three is not alone."""
+    slots = refused(filled(Slots.of(None), 3))
+    assert slots.limit == 3
+    for now in (100.0, 200.0):
+        slots.release(now)
+        assert slots.opens_at == now + POLITENESS
+        slots.start()
+        slots.accept()
 
 
 class Account(RuleBasedStateMachine):
@@ -219,13 +305,14 @@ class Account(RuleBasedStateMachine):
         assert self.slots.posting >= 0
         assert self.slots.limit >= 1
         if self.given is not None:
-            assert self.slots.limit == self.given >= self.slots.held
+            assert self.given >= self.slots.limit
+            assert self.given >= self.slots.held
 
     @invariant()
     def never_parked_for_ever(self) -> None:
         """With nothing out and nothing accepted, no event can come: then time alone must open the way."""
         if not self.slots.held:
-            assert self.slots.is_free(self.now + LONGEST_WAIT * 1.2)
+            assert self.slots.is_free(self.now + TEST)
 
 
 TestAccount = Account.TestCase
@@ -236,4 +323,4 @@ TestAccount.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 def test_any_given_limit_lets_exactly_so_many_through(limit):
     """`max_in_flight=n` is n."""
     slots = filled(Slots.of(limit), limit)
-    assert not slots.is_free(1e9)
+    assert not slots.is_free(LATER)

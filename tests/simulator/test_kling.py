@@ -157,6 +157,48 @@ def test_list_pages(kling: Any):
     assert ids("?pageSize=500") == newest_first
 
 
+def listed(kling: Any, query: str, now: float) -> list[str]:
+    """The ids on a page."""
+    return [task["task_id"] for task in kling.read(kling.call("GET", kling.base + query, now=now))["data"]]
+
+
+def test_list_that_begins_with_the_oldest(on: Any):
+    """The order is a setting, also while it runs; pages follow it, and a task made later is on the last."""
+    kling = on(list_order="oldest")
+    made = [kling.made(kling.now + number) for number in range(5)]
+    later = kling.now + 5
+    assert listed(kling, "?pageSize=2", later) == made[:2]
+    assert listed(kling, "?pageSize=2&pageNum=3", later) == made[4:]
+    assert listed(kling, "?pageSize=2&pageNum=4", later) == []
+    made.append(kling.made(later))
+    assert listed(kling, "?pageSize=2&pageNum=3", later) == made[4:]
+    kling.simulator.list_order = "newest"
+    assert listed(kling, "", later) == made[::-1]
+
+
+def test_unknown_list_order(on: Any):
+    """An order that there is not is an error, at once."""
+    with pytest.raises(ValueError, match="list_order"):
+        on(list_order="shuffled")
+
+
+def test_tasks_of_others(on: Any):
+    """Others' tasks are over, are on the list in their place, and take neither a slot nor a line of ours."""
+    kling = on(parallel=1)
+    kling.simulator.add_others(3, kling.now)
+    ours = kling.made(kling.now + 1)
+    kling.simulator.add_others(2, kling.now + 2)
+    kling.simulator.add_others(1, kling.now + 2, kind="multi-image2video")
+    ids = listed(kling, "", kling.now + 2)
+    assert (len(ids), ids.index(ours)) == (6, 2)
+    assert all(kling.seen(each, kling.now + 2)["task_status"] == "succeed" for each in ids if each != ours)
+    assert kling.outcome(kling.create(kling.now + 2)) == (429, 1303)
+    assert kling.outcome(kling.create(kling.now + 101)) == (200, 0)
+    assert (len(kling.simulator.ledger.made), kling.simulator.ledger.billed()) == (2, 3)
+    assert listed(kling, "", kling.now + 101)[1:] == ids
+    assert listed(kling, "", kling.now + 30 * 86_400)[1:] == ids[:3]
+
+
 def test_list_and_query_agree(kling: Any):
     """The list holds the same task objects as the query."""
     task_id = kling.made()

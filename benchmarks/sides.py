@@ -1,0 +1,87 @@
+"""One side of a comparison in a fresh process: pinned to a core, with nothing of the other side in memory."""
+
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["CLIENT", "SERVER", "Memory", "pin", "run"]
+
+SERVER: Final = 0
+CLIENT: Final = -1
+"""Which of the cores, in their order: server and client never share one where there are two."""
+
+
+def pin(core: int) -> None:
+    """Keep this process on one core, on systems where that can be asked for."""
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+
+
+def run(side: str, *, without: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
+    """What the coroutine function *side*, as ``benchmarks.module:function``, returns in a process of its own.
+
+    Args:
+        side: called with *arguments*, JSON values; returns a dict of JSON values.
+        without: modules that cannot be imported there, as if they were not installed.
+        **arguments: for it.
+    """
+    document = json.dumps({"side": side, "without": list(without), "arguments": arguments})
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks.sides", document],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+class Memory:
+    """How far a block of code raises the resident memory of this process, bytes."""
+
+    over_idle = 0
+
+    @contextlib.contextmanager
+    def measured(self) -> Generator[None]:
+        """Measure the block: the highest resident size in it, over that at its begin."""
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak begins anew
+        idle = _status("VmRSS") or _highest()
+        yield
+        self.over_idle = (_status("VmHWM") or _highest()) - idle
+
+
+def _status(name: str) -> int:
+    """A line of Linux's status of this process, bytes; 0 elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _highest() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _main() -> None:
+    asked = json.loads(sys.argv[1])
+    pin(CLIENT)
+    for name in asked["without"]:
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python is told that there is none
+    module, _, function = asked["side"].partition(":")
+    side = getattr(importlib.import_module(module), function)
+    print(json.dumps(asyncio.run(side(**asked["arguments"]))))
+
+
+if __name__ == "__main__":
+    _main()
