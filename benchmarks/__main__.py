@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import os
 import platform
@@ -30,7 +29,7 @@ from typing import Any, Final
 import attrs
 
 from benchmarks import plots, report
-from benchmarks.figure import Figure, Result, table
+from benchmarks.figure import Result, table
 from benchmarks.report import NAMES, Entry
 
 __all__ = ["main", "measured"]
@@ -92,22 +91,12 @@ def _one(name: str, runs: int, file: Path, *, quick: bool) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             measure = importlib.import_module(f"benchmarks.{name}").measure
-            if "quick" in inspect.signature(measure).parameters:
-                document = attrs.asdict(measure(runs, quick=quick))
-            else:
-                document = _of_polls(measure(runs, 1_000 if quick else 10_000))
+            document = attrs.asdict(measure(runs, quick=quick))
     except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
         traceback.print_exc()
         document, code = {"error": type(error).__name__}, 1
     file.write_text(json.dumps(document))
     return code
-
-
-def _of_polls(found: dict[str, Any]) -> dict[str, Any]:
-    """The result of a benchmark that counts polls, in the form of all others."""
-    ratios = [run["ratio"] for run in found["runs"]]
-    figure = Figure(name=found["figure"], unit="x", runs=ratios, budget=found["budget"])
-    return attrs.asdict(Result((figure,), {"poll_cost": found["runs"]}))
 
 
 def _machine() -> dict[str, str]:

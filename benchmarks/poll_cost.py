@@ -1,27 +1,22 @@
 """Client CPU of one single-task poll, against a bare aiohttp loop.
 
-    python -m benchmarks.poll_cost [--runs 3] [--polls 10000] [--json FILE] [--profile]
+    python -m benchmarks.poll_cost [--runs 3] [--quick] [--json FILE] [--profile]
 
 Both sides run in this process, in turns, against the same stub in another: kept-alive connections, a reply
 of 1 KiB, as many requests under way at once. Ours does all a poll does: schedule, wire, observe, one hook.
 CPU is `time.process_time`. The worst run counts. The exit code is 1 if it is over the budget.
 """
 
-import argparse
 import asyncio
 import cProfile
-import json
-import platform
 import pstats
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-import aiohttp
 import attrs
 
-from benchmarks import bare, stub
+from benchmarks import alone, bare, stub
+from benchmarks.figure import Figure, Result
 from kling_async import KLING, APIKey, Event, ImageToVideo, KlingClient, Polling
 
 BUDGET = 1.25
@@ -75,9 +70,10 @@ async def _until(kling: KlingClient, polls: int) -> None:
         await asyncio.sleep(0.05)
 
 
-def measure(runs: int, polls: int) -> dict[str, Any]:
-    """Every run's microseconds per poll on both sides, and the worst ratio."""
-    results: list[dict[str, float]] = []
+def measure(runs: int, *, quick: bool) -> Result:
+    """Every run's microseconds per poll on both sides, and their ratio."""
+    polls = 1_000 if quick else 10_000
+    rows: list[dict[str, float]] = []
     with stub.running() as base_url:
         for _ in range(runs):
             reference = cost = 0.0
@@ -86,47 +82,24 @@ def measure(runs: int, polls: int) -> dict[str, Any]:
                     bare.poll(base_url, tasks=TASKS, workers=WORKERS, polls=polls // TURNS)
                 )
                 cost += asyncio.run(ours(base_url, polls // TURNS))
-            reference, cost = reference / TURNS, cost / TURNS
-            results.append({"bare_us": reference * 1e6, "ours_us": cost * 1e6, "ratio": cost / reference})
-    worst = max(each["ratio"] for each in results)
-    return {
-        "figure": "client CPU per single-task poll over a bare aiohttp GET and json.loads",
-        "budget": BUDGET,
-        "worst": worst,
-        "within": worst <= BUDGET,
-        "runs": results,
-        "polls": polls,
-        "python": platform.python_version(),
-        "aiohttp": aiohttp.__version__,
-    }
+            rows.append({"bare_us": reference / TURNS * 1e6, "ours_us": cost / TURNS * 1e6})
+    figure = Figure(
+        name="client CPU per single-task poll over a bare aiohttp GET and json.loads",
+        unit="x",
+        runs=[row["ours_us"] / row["bare_us"] for row in rows],
+        budget=BUDGET,
+    )
+    return Result((figure,), {"poll_cost": rows})
 
 
-def _show_profile(polls: int) -> None:
+def profiled() -> int:
+    """Show where our CPU goes."""
     profile = cProfile.Profile()
     with stub.running() as base_url:
-        asyncio.run(ours(base_url, polls, profile))
+        asyncio.run(ours(base_url, 10_000, profile))
     pstats.Stats(profile).sort_stats("tottime").print_stats(35)
-
-
-def main() -> int:
-    """Measure, print, write; the exit code says whether the budget was kept."""
-    parser = argparse.ArgumentParser(description="Client CPU of one poll over a bare aiohttp loop.")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--polls", type=int, default=10_000)
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--profile", action="store_true", help="show where our CPU goes")
-    options = parser.parse_args()
-    if options.profile:
-        _show_profile(options.polls)
-        return 0
-    result = measure(options.runs, options.polls)
-    for each in result["runs"]:
-        print(f"bare {each['bare_us']:6.1f} us   ours {each['ours_us']:6.1f} us   {each['ratio']:.2f}x")
-    print(f"worst of {options.runs}: {result['worst']:.2f}x   budget: <= {BUDGET:.2f}x")
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if result["within"] else 1
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(profiled() if "--profile" in sys.argv else alone.run(__doc__, measure))

@@ -238,7 +238,7 @@ def peers(entries: Entries) -> str:
 
 
 def _peer(row: dict[str, Any]) -> list[str]:
-    name = f"`{row['client'].replace('_', '-')}` {row.get('version', '')}".rstrip()
+    name = f"{row['client'].replace('_', '-')} {row.get('version', '')}".rstrip()
     if row["client"] == "aiohttp":
         name += ", a bare loop"
     if row["interval"] == "default":
@@ -274,6 +274,19 @@ def budgets(entries: Entries) -> str:
     return markdown(["figure", "budget", "worst", "", "measured by"], found)
 
 
+def missed(entries: Entries) -> str:
+    """Every figure over its bound, budgets and finer ones alike."""
+    found = [
+        f"- {each.name}{f' ({each.note})' if each.note else ''}: {number(each.worst)} {each.unit}".rstrip()
+        + f", budget {bound(each.budget, each.unit, at_least=each.at_least)}"
+        for name in NAMES
+        if name in entries
+        for each in entries[name].result.figures
+        if not each.within
+    ]
+    return "\n".join(found) or "Nothing."
+
+
 def everything(entries: Entries) -> str:
     """Every figure of every benchmark, run by run."""
     parts: list[str] = []
@@ -301,8 +314,8 @@ def readme(entries: Entries) -> str:
     every = next((row["interval"] for row in rows if row["interval"] != "default"), 0)
     return (
         f"What waiting costs: {tasks:,d} tasks at once against one stub server, each client in a process\n"
-        f"and on a core of its own, every task polled each {every:g} s until it ends; in the last row,\n"
-        "polled as the client does by itself. Of several runs the worst counts.\n\n"
+        f"and on a core of its own, every task polled each {every:g} s until it ends, if the row does not\n"
+        "say otherwise. Of several runs the worst counts.\n\n"
         f"{peers(entries)}\n\n"
         f"{kept(entries)}: [all of them](docs/explanation/performance.md), with plots. Measured by\n"
         f"`python -m benchmarks --publish` ({machine(entries)})."
@@ -318,6 +331,7 @@ PARTS: Final[dict[str, Callable[[Entries], str]]] = {
     "readme": readme,
     "summary": summary,
     "budgets": budgets,
+    "missed": missed,
     "peers": peers,
     "figures": everything,
 }

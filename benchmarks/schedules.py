@@ -8,7 +8,6 @@ intervals and plain exponential backoff, on four distributions of durations, bes
 requests and delay that any schedule can reach.
 """
 
-import argparse
 import asyncio
 import heapq
 import math
@@ -20,7 +19,8 @@ from typing import Any
 
 import attrs
 
-from benchmarks.figure import Figure, Result, table
+from benchmarks import alone
+from benchmarks.figure import Figure, Result
 from kling_async import KLING, APIKey, ImageToVideo, KlingClient, Polling
 from kling_async.protocol.durations import Durations
 from kling_async.retries import poll_intervals
@@ -130,7 +130,7 @@ def known(polling: Polling, seed: int, unit: float = 1.0) -> Durations:
     return Durations(polling, poll_intervals(polling), floor=unit, rng=random.Random(seed))
 
 
-def alone(schedule: Durations, quantile: Quantile, *, tasks: int, seed: int) -> Run:
+def simulated(schedule: Durations, quantile: Quantile, *, tasks: int, seed: int) -> Run:
     """Run *schedule* for that many tasks, 20 at a time, each asked for by itself."""
     chance, order, ended = random.Random(seed), 0, list[tuple[int, float]]()
     heap: list[tuple[float, int, float, float, int]] = []
@@ -181,7 +181,7 @@ def compared(tasks: int, seed: int) -> Iterator[dict[str, Any]]:
             **{f"ours, aim {aim:g}": Polling(aim=aim) for aim in (0.01, 0.04, 0.08)},
         }
         for schedule, polling in schedules.items():
-            run = alone(known(polling, seed), quantile, tasks=tasks + SETTLED, seed=seed).after(SETTLED)
+            run = simulated(known(polling, seed), quantile, tasks=tasks + SETTLED, seed=seed).after(SETTLED)
             yield {
                 "durations": name,
                 "schedule": schedule,
@@ -200,7 +200,7 @@ def with_prior(wrong: float, quantile: Quantile, *, tasks: int, seed: int) -> Ru
     """
     usual, unit = Polling(), 1 / wrong
     polling = Polling(factor=usual.factor * unit, max_interval=usual.max_interval * unit)
-    run = alone(known(polling, seed, unit), lambda share: unit * quantile(share), tasks=tasks, seed=seed)
+    run = simulated(known(polling, seed, unit), lambda share: unit * quantile(share), tasks=tasks, seed=seed)
     return Run(run.polls, tuple(delay / unit for delay in run.delays))
 
 
@@ -267,20 +267,8 @@ def measure(runs: int, *, quick: bool) -> Result:
 
 
 def main() -> int:
-    """Measure and print; the exit code says whether every budget was kept."""
-    parser = argparse.ArgumentParser(description="Status requests against delay.")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    result = measure(options.runs, quick=options.quick)
-    print(table(result.figures))
-    for row in result.rows["schedules"]:
-        print(
-            f"{row['durations']:10} {row['schedule']:15} {row['requests_per_task']:6.2f} requests a task   "
-            f"mean {row['delay_mean']:5.2f} s   p95 {row['delay_p95']:5.2f} s   "
-            f"product {row['product'] / row['bound']:5.2f}x the least"
-        )
-    return 0 if all(figure.within for figure in result.figures) else 1
+    """Measure and print; 1 if a figure is over its budget."""
+    return alone.run(__doc__, measure)
 
 
 if __name__ == "__main__":

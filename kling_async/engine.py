@@ -110,6 +110,7 @@ class Engine:
         )
         self.pollers = Pollers(
             api,
+            self._live,
             polling=options.polling,
             rng=random.Random(options.rng.getrandbits(64)),  # noqa: S311 - jitter: quick, not secret
             keeper=self,
@@ -229,7 +230,10 @@ class Engine:
         assert request is not None  # attached tasks are not checked
         try:
             async with self.crew.visit():
-                resolved = await self.crew.in_thread(bodies.resolve, request)
+                if bodies.needs_thread(request):
+                    resolved = await self.crew.in_thread(bodies.resolve, request)
+                else:
+                    resolved = bodies.resolve(request)
                 await self.books.recognise(flight, dict(resolved.images), recording)
             external_task_id = flight.judged.external_task_id or ""
             prepared = wire.create(

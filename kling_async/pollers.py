@@ -16,7 +16,7 @@ from kling_async.instrumentation import Hooks
 from kling_async.protocol.durations import Durations
 from kling_async.protocol.errors import KlingError, NotFoundError, is_retryable
 from kling_async.protocol.families import external_id, glance, task_from
-from kling_async.protocol.models import TaskStatus
+from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.pages import Pages, Sweep
 from kling_async.protocol.schedule import Polling, Schedule
 from kling_async.retries import poll_intervals
@@ -33,7 +33,9 @@ MANY = 16
 """Flights for which that holds; with fewer, a reading saved is a task found later, and the list is read the
 more often the fewer they are, as soon as one of them is due."""
 AT_ONCE = 1000
-"""Flights handled before the event loop gets its turn: some milliseconds."""
+"""Flights that are taken from the schedule before the event loop gets its turn: some milliseconds."""
+A_FEW = 100
+"""Tasks that ended and are judged before it does: as much."""
 
 _ENDED = (TaskStatus.SUCCEED, TaskStatus.FAILED)
 
@@ -53,7 +55,7 @@ class _Kind:
     """
 
     endpoint: str
-    schedule: Schedule[Flight] = attrs.field(factory=Schedule[Flight])
+    schedule: Schedule[Flight]
     timer: asyncio.TimerHandle | None = None
     pages: Pages = attrs.field(factory=Pages)
     reading: bool = False
@@ -86,6 +88,7 @@ class Pollers:
 
     Args:
         api: makes the call.
+        flights: all there are, by their order.
         polling: when.
         rng: jitter.
         keeper: told of what was seen.
@@ -96,13 +99,21 @@ class Pollers:
     """
 
     def __init__(
-        self, api: Api, *, polling: Polling, rng: random.Random, keeper: Keeper, hooks: Hooks
+        self,
+        api: Api,
+        flights: Mapping[int, Flight],
+        *,
+        polling: Polling,
+        rng: random.Random,
+        keeper: Keeper,
+        hooks: Hooks,
     ) -> None:
         self._api = api
         self._polling = polling
         self._keeper = keeper
         self._floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
         self._durations = Durations(polling, poll_intervals(polling), floor=self._floor, rng=rng)
+        self._flights = flights
         self._kinds: dict[str, _Kind] = {}
         self._answers = Answers(
             keeper=keeper,
@@ -134,7 +145,7 @@ class Pollers:
             due = seen_at + self._durations.wait(flight.task_class, seen_at - begun, hint)
         kind = self._kinds.get(flight.endpoint)
         if kind is None:
-            kind = self._kinds[flight.endpoint] = _Kind(flight.endpoint)
+            kind = self._kinds[flight.endpoint] = _Kind(flight.endpoint, Schedule(self._flights))
         kind.schedule.add(flight, min(due, max(now, begun + self._polling.give_up)))
         if not kind.reading:
             self._set_timer(kind)
@@ -217,24 +228,37 @@ class Pollers:
     # Together
 
     async def _begin_reading(self, kind: _Kind) -> None:
-        """Take all who are due by the time the list may be read next; read it if that spares requests."""
+        """Read the list for all who are due about now, if that spares requests."""
         now = asyncio.get_running_loop().time()
+        due, gap = await self._due(kind, now)
+        in_flight = len(due) + len(kind.schedule)
+        if kind.pages.spares(len(due), in_flight, now):
+            kind.not_before = now + gap
+            page_size, pages = kind.pages.extent(in_flight)
+            reading = _Reading(kind, Sweep(self._wanted(due), page_size, pages))
+            for _ in range(min(pages, self._polling.pollers)):
+                self._jobs.put_nowait((self._read_pages, reading))
+            return
+        for when, flight in due:
+            if when <= now:
+                self._jobs.put_nowait((self._poll, flight))
+            elif not flight.ended:
+                kind.schedule.add(flight, when)
+        self._end_reading(kind)
+
+    async def _due(self, kind: _Kind, now: float) -> tuple[list[tuple[float, Flight]], float]:
+        """Take out who is due about now; and the seconds after which the list is to be read again."""
         due = list(itertools.islice(kind.schedule.pop_due(now), 1))
         delay = max((self._durations.plan(flight.task_class).delay for _, flight in due), default=0.0)
         for entry in kind.schedule.pop_due(now + max(JOIN * delay, self._floor)):
             due.append(entry)
             if len(due) % AT_ONCE == 0:
                 await asyncio.sleep(0)
-        in_flight = len(due) + len(kind.schedule)
-        if not kind.pages.spares(len(due), in_flight, now):
-            for when, flight in due:
-                if when <= now:
-                    self._jobs.put_nowait((self._poll, flight))
-                elif not flight.ended:
-                    kind.schedule.add(flight, when)
-            self._end_reading(kind)
-            return
-        kind.not_before = now + max(EVERY * delay * min(1.0, in_flight / MANY), self._floor)
+        share = min(1.0, (len(due) + len(kind.schedule)) / MANY)
+        return due, max(EVERY * delay * share, self._floor)
+
+    def _wanted(self, due: Sequence[tuple[float, Flight]]) -> dict[str, Flight]:
+        """Who of those *due* is to be looked for on the list, by task_id."""
         wanted: dict[str, Flight] = {}
         for _, flight in due:
             task_id = flight.judged.task_id
@@ -243,11 +267,7 @@ class Pollers:
             else:
                 flight.polls += 1
                 wanted[task_id] = flight
-        page_size, pages = kind.pages.extent(in_flight)
-        reading = _Reading(kind, Sweep(wanted, page_size, pages))
-        for _ in range(min(pages, self._polling.pollers) - 1):
-            self._jobs.put_nowait((self._read_pages, reading))
-        await self._read_pages(reading)
+        return wanted
 
     async def _read_pages(self, reading: _Reading) -> None:
         """One worker's part of a reading: page after page while there are any."""
@@ -255,32 +275,51 @@ class Pollers:
         while (page := sweep.take()) is not None:
             asked_at = asyncio.get_running_loop().time()
             self.requests += 1
+            news: list[tuple[Flight, Task | None]] = []
+
+            def look(
+                entries: Sequence[Mapping[str, Any]], page: int = page, asked_at: float = asked_at
+            ) -> list[tuple[Flight, Task | None]]:
+                return self._look(sweep, page, entries, asked_at)
+
             try:
-                entries = await self._api.entries(kind.endpoint, page, sweep.page_size)
+                news = await self._api.entries(kind.endpoint, page, sweep.page_size, look)
             except KlingError as error:
                 reading.failure = error
                 sweep.stop()
-            else:
-                self._look(sweep, page, entries, asked_at)
+            for count, (flight, seen) in enumerate(news, start=1):
+                self._answers.told(flight, seen, asked_at)
+                if count % A_FEW == 0:
+                    await asyncio.sleep(0)
         if not sweep.out and kind.reading and not reading.done:
             reading.done = True
             self._read(reading)
 
     def _look(
-        self, sweep: Sweep[Flight], page: int, entries: Sequence[Mapping[str, Any]], asked_at: float
-    ) -> None:
-        """Look for flights on a page. Only what changed is made a `Task`."""
+        self,
+        sweep: Sweep[Flight],
+        page: int,
+        entries: Sequence[Mapping[str, Any]],
+        asked_at: float,
+    ) -> list[tuple[Flight, Task | None]]:
+        """Look for flights on a page, and tell who is no longer as he was. Only those are made a `Task`."""
+        news: list[tuple[Flight, Task | None]] = []
         glances = [glance(entry) for entry in entries]
-        sought = dict(sweep.look(page, [task_id for task_id, _ in glances]))
+        # a word that nobody knows tells nothing, and the task itself may: it counts as not on the page
+        told = [None if status is TaskStatus.UNKNOWN else task_id for task_id, status in glances]
+        sought = dict(sweep.look(page, told))
         for place, (_, status) in enumerate(glances):
             flight = sought.get(place)
-            if flight is not None:
-                changed = status is not flight.judged.status
-                self._answers.told(flight, task_from(entries[place]) if changed else None, asked_at)
-            elif status in _ENDED and (early := self._keeper.find(external_id(entries[place]))):
-                seen = task_from(entries[place])
-                if seen is not None and early.judged.task_id == seen.task_id:
-                    self._keeper.observe(early, seen)
+            if flight is None:
+                early = self._keeper.find(external_id(entries[place])) if status in _ENDED else None
+                seen = None if early is None else task_from(entries[place])
+                if early is not None and seen is not None and early.judged.task_id == seen.task_id:
+                    news.append((early, seen))
+            elif status is flight.judged.status:
+                self._answers.told(flight, None, asked_at)
+            else:
+                news.append((flight, task_from(entries[place])))
+        return news
 
     def _read(self, reading: _Reading) -> None:
         """The last page was read: who was not found is asked for alone, unless there was no answer.

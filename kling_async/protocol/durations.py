@@ -26,8 +26,10 @@ TaskClass = tuple[str, str, str, str]
 WINDOW = 512
 """Ended tasks that are remembered: 22 pieces of 23 each tell the density to a fifth, which costs a hundredth
 more polls or delay, and a Kling of another speed is known after a night's batch."""
+SOME = 3
+"""Ended tasks whose median tells more than the API reference does of the model in general."""
 ENOUGH = 20
-"""Ended tasks that tell more than the API reference does of the model in general, and what is soonest."""
+"""Ended tasks that tell how they spread, and what is soonest."""
 EARLY = 0.01
 """The share of tasks that may end before any is asked for: one freak shall not cost all others polls."""
 FEWEST = 4
@@ -45,6 +47,13 @@ SPREAD = 0.5
 """Standard deviation of the logarithm of what is not yet learned: two thirds within a factor of 1.65."""
 
 
+def _polls_by_then(plan: "Plan") -> Sequence[float]:
+    """How many polls there were by the end of each piece."""
+    starts = (0.0, *plan.ends)
+    pieces = zip(starts, plan.ends, plan.waits, strict=False)
+    return tuple(itertools.accumulate((end - start) / wait for start, end, wait in pieces))
+
+
 @attrs.frozen
 class Plan:
     """When a task of one class is asked for, by its age.
@@ -59,7 +68,7 @@ class Plan:
     waits: Sequence[float]
     delay: float = 0.0
     _polls: Sequence[float] = attrs.field(
-        init=False, repr=False, default=attrs.Factory(lambda self: _polls_by_then(self), takes_self=True)
+        init=False, repr=False, default=attrs.Factory(_polls_by_then, takes_self=True)
     )
 
     def next(self, age: float, step: float = 1.0) -> float:
@@ -73,13 +82,6 @@ class Plan:
 
     def _start(self, piece: int) -> tuple[float, float]:
         return (self.ends[piece - 1], self._polls[piece - 1]) if piece else (0.0, 0.0)
-
-
-def _polls_by_then(plan: Plan) -> Sequence[float]:
-    """How many polls there were by the end of each piece."""
-    starts = (0.0, *plan.ends)
-    pieces = zip(starts, plan.ends, plan.waits, strict=False)
-    return tuple(itertools.accumulate((end - start) / wait for start, end, wait in pieces))
 
 
 class Durations:
@@ -112,9 +114,8 @@ class Durations:
     def plan(self, task_class: TaskClass) -> Plan:
         """When tasks of this class are asked for, as known by now."""
         known = self._class(task_class)
-        if known.plan is None or (
-            known.news >= max(1, len(known.seen) // 8) and known.ended >= ENOUGH
-        ):  # an eighth more tells little new, and a plan costs as much as some polls
+        # a sixteenth more tells little new, and a plan costs as much as some polls
+        if known.plan is None or known.news >= max(1, len(known.seen) // 16):
             known.news = 0
             known.plan = self._made(task_class, known)
         return known.plan
@@ -136,13 +137,11 @@ class Durations:
         if aim is None:
             return _plan([], [], self._intervals)
         longest = self._intervals[-1]
-        if known.ended < ENOUGH:
-            survival = _usual(task_class)
-            return _spaced(survival, aim, longest, self._intervals, first=longest)
         survival = _survival(known.seen)
-        usual = survival[
-            int(EARLY * len(survival)) : -1
-        ]  # without who may be a freak: he would stretch the end
+        if len(survival) < ENOUGH:
+            median = _median(survival) if len(survival) >= SOME else _told(task_class)
+            return _spaced(_around(median), aim, longest, self._intervals, first=longest)
+        usual = survival[int(EARLY * len(survival)) : -1]  # the last may be a freak that stretches the end
         return _spaced(usual, aim, longest, self._intervals, first=None)
 
 
@@ -156,11 +155,6 @@ class _Known:
     news: int = 0
     plan: Plan | None = None
 
-    @property
-    def ended(self) -> int:
-        """How many had ended."""
-        return sum(ended for _, ended in self.seen)
-
 
 def _survival(seen: Iterable[tuple[float, bool]]) -> list[tuple[float, float]]:
     """The time of each end and the share that takes longer (Kaplan and Meier's product)."""
@@ -173,10 +167,19 @@ def _survival(seen: Iterable[tuple[float, bool]]) -> list[tuple[float, float]]:
     return points
 
 
-def _usual(task_class: TaskClass) -> list[tuple[float, float]]:
-    """The same of a class of which nothing is learned: lognormal around what the reference tells."""
+def _median(survival: Sequence[tuple[float, float]]) -> float:
+    """What half of the tasks take longer than, as far as that is known."""
+    return next((seconds for seconds, share in survival if share <= 0.5), survival[-1][0])
+
+
+def _told(task_class: TaskClass) -> float:
+    """The median of a class of which nothing is learned, by what the reference tells."""
     kind, model, *_ = task_class
-    median = next(each for a, b, each in MEDIANS if kind.startswith(a) and model.startswith(b))
+    return next(each for a, b, each in MEDIANS if kind.startswith(a) and model.startswith(b))
+
+
+def _around(median: float) -> list[tuple[float, float]]:
+    """A survival curve of which the median alone is known: lognormal."""
     normal, count = statistics.NormalDist(math.log(median), SPREAD), 32
     return [(math.exp(normal.inv_cdf(place / count)), 1.0 - place / count) for place in range(1, count)]
 
@@ -201,8 +204,7 @@ def _spaced(
         root * (above - below)
         for root, ((_, above), (_, below)) in zip(roots, itertools.pairwise(knots), strict=True)
     )
-    median = next((seconds for seconds, share in survival if share <= 0.5), survival[-1][0])
-    delay = min(aim * median, whole * whole / (2 * FEWEST))
+    delay = min(aim * _median(survival), whole * whole / (2 * FEWEST))
     c = 2 * delay / whole
     begin = knots[0][0]
     ends = [begin, *(end for end, _ in knots[1:])]

@@ -2,7 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
@@ -22,9 +22,9 @@ class Polling:
     """How a client waits for tasks. All times are seconds.
 
     A client learns how long tasks take: from the last 512 of the same model, mode, duration and kind, by
-    Kling's own ``updated_at - created_at``; until 20 have ended, from what the API reference tells of the
-    model. With ``S(t)`` the share that takes longer than *t* and ``f(t)`` the density of ends, polls of a
-    task of age *t* are
+    Kling's own ``updated_at - created_at``; while fewer than 20 have ended, from their median, and at the
+    very first from what the API reference tells of the model. With ``S(t)`` the share that takes longer
+    than *t* and ``f(t)`` the density of ends, polls of a task of age *t* are
 
         ``w(t) = c * sqrt(S(t) / f(t))``
 
@@ -76,14 +76,12 @@ class Scheduled(Protocol):
     """What can stand in a `Schedule`.
 
     Attributes:
+        order: its number among all; of two that are due at the same time the lower goes first.
         due: when it is due; None while it stands in none. The schedule sets it.
     """
 
+    order: int
     due: float | None
-
-    def __lt__(self, other: Any, /) -> bool:
-        """Who goes first of two that are due at the same time."""
-        ...
 
 
 T = TypeVar("T", bound=Scheduled)
@@ -92,11 +90,17 @@ T = TypeVar("T", bound=Scheduled)
 class Schedule(Generic[T]):
     """A heap of items by the time they are due, one entry each.
 
-    An item may be added again to move it; only its latest due time counts.
+    An item may be added again to move it; only its latest due time counts. The heap holds numbers: a pair
+    of them is nothing to the garbage collector, where a pair with an item in it would be one object more to
+    look through for each that waits.
+
+    Args:
+        items: all there are, by their order.
     """
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, T]] = []
+    def __init__(self, items: Mapping[int, T]) -> None:
+        self._items = items
+        self._heap: list[tuple[float, int]] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -109,9 +113,9 @@ class Schedule(Generic[T]):
             return
         self._count += item.due is None
         item.due = due
-        heapq.heappush(self._heap, (due, item))
+        heapq.heappush(self._heap, (due, item.order))
         if len(self._heap) > 2 * self._count + 64:  # most were moved since: let go of where they stood
-            self._heap = [entry for entry in self._heap if entry[1].due == entry[0]]
+            self._heap = [entry for entry in self._heap if self._stands(entry)]
             heapq.heapify(self._heap)
 
     def discard(self, item: T) -> None:
@@ -121,13 +125,17 @@ class Schedule(Generic[T]):
 
     def next_due(self) -> float | None:
         """When the first item is due; None: nothing waits."""
-        while self._heap and self._heap[0][1].due != self._heap[0][0]:
+        while self._heap and not self._stands(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now: float) -> Iterator[tuple[float, T]]:
         """Take out every item that is due, the longest due first, each with its time."""
         while (due := self.next_due()) is not None and due <= now:
-            item = heapq.heappop(self._heap)[1]
+            item = self._items[heapq.heappop(self._heap)[1]]
             self.discard(item)
             yield due, item
+
+    def _stands(self, entry: tuple[float, int]) -> bool:
+        item = self._items.get(entry[1])
+        return item is not None and item.due == entry[0]

@@ -47,8 +47,8 @@ class Request:
     Attributes:
         method: ``GET`` or ``POST``.
         url: complete, with the query string.
-        document: the JSON body in plain values, but for an `ImageFile` wherever a file's base64 is to be
-            streamed in; None for no body.
+        document: the JSON body in plain values, but for an `ImageText` or `ImageFile` wherever base64 is to
+            be streamed in; None for no body.
     """
 
     method: str
@@ -148,14 +148,8 @@ def _put_pictures(body: dict[str, Any], images: Mapping[str, ResolvedImage]) -> 
         item["image"] = _content(images[f"image_list[{place}]"])
 
 
-def _content(image: ResolvedImage) -> str | ImageFile:
-    match image:
-        case ImageUrl(url=url):
-            return url
-        case ImageText(base64=text):
-            return text
-        case ImageFile():
-            return image
+def _content(image: ResolvedImage) -> str | ImageText | ImageFile:
+    return image.url if isinstance(image, ImageUrl) else image
 
 
 _READ_IN_PLACE: Final = frozenset({"model_name", "prompt", "image", "mode", "duration"})

@@ -147,7 +147,7 @@ def test_reading_ends_when_all_are_found():
 
 
 def test_page_in_vain_ends_it():
-    """Past the expected pages, one with none of ours is taken for the end of ours: the rest is asked alone."""
+    """Past the expected pages, one with none of ours ends it: the rest is asked alone."""
     listing = ["0", *"abcdefghi", *"klmnopqrst", "1", *"ABCDEFGHI", *"KLMNOPQRST", "2", *"yzyzyzyzy"]
     sweep = sweep_of(6, pages=3)
     assert read(sweep, listing) == [0, 1]

@@ -25,13 +25,15 @@ NO_NUMBERS = (0, -1, math.nan, math.inf, -math.inf)
 
 @attrs.define(eq=False)
 class Item:
-    """What stands in a schedule: of two that are due at once, the lower rank goes first."""
+    """What stands in a schedule: of two that are due at once, the lower order goes first."""
 
-    rank: int
+    order: int
     due: float | None = None
 
-    def __lt__(self, other: "Item") -> bool:
-        return self.rank < other.rank
+
+def of(items):
+    """A schedule for *items*."""
+    return Schedule({item.order: item for item in items})
 
 
 # The options
@@ -82,7 +84,8 @@ def test_default_intervals_are_as_documented():
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=60))
 def test_every_item_comes_once_at_its_latest_time(additions):
     """However often items are moved, also to where they were: each comes once, in order, never early."""
-    schedule, items, wanted = Schedule[Item](), [Item(rank) for rank in range(6)], {}
+    items, wanted = [Item(rank) for rank in range(6)], {}
+    schedule = of(items)
     for rank, due in additions:
         schedule.add(items[rank], due)
         wanted[rank] = due
@@ -90,7 +93,7 @@ def test_every_item_comes_once_at_its_latest_time(additions):
     seen = []
     while (due := schedule.next_due()) is not None:
         assert not list(schedule.pop_due(due - 1e-6))
-        seen += [(when, item.rank) for when, item in schedule.pop_due(due)]
+        seen += [(when, item.order) for when, item in schedule.pop_due(due)]
     assert seen == sorted((due, rank) for rank, due in wanted.items())
     assert len(schedule) == 0
 
@@ -98,7 +101,8 @@ def test_every_item_comes_once_at_its_latest_time(additions):
 @given(st.lists(st.tuples(st.sampled_from("+-?"), st.integers(0, 5), st.integers(0, 9)), max_size=60))
 def test_heap_agrees_with_a_plain_dictionary(steps):
     """Any order of adding, forgetting and taking out is that of a dictionary of due times."""
-    schedule, items, wanted = Schedule[Item](), [Item(rank) for rank in range(6)], {}
+    items, wanted = [Item(rank) for rank in range(6)], {}
+    schedule = of(items)
     for step, rank, time in steps:
         if step == "+":
             schedule.add(items[rank], time)
@@ -108,24 +112,26 @@ def test_heap_agrees_with_a_plain_dictionary(steps):
             wanted.pop(rank, None)
         else:
             due = sorted((when, each) for each, when in wanted.items() if when <= time)
-            assert [(when, item.rank) for when, item in schedule.pop_due(time)] == due
+            assert [(when, item.order) for when, item in schedule.pop_due(time)] == due
             wanted = {each: when for each, when in wanted.items() if when > time}
         assert (len(schedule), schedule.next_due()) == (len(wanted), min(wanted.values(), default=None))
-        assert {item.rank: item.due for item in items if item.due is not None} == wanted
+        assert {item.order: item.due for item in items if item.due is not None} == wanted
 
 
 def test_longest_due_come_first_and_equals_by_their_own_order():
     """Those who are due are taken in the order of time, equals in their own, and tell when they were due."""
-    schedule, items = Schedule[Item](), [Item(rank) for rank in range(4)]
+    items = [Item(rank) for rank in range(4)]
+    schedule = of(items)
     for item, due in zip(reversed(items), (2.0, 1.0, 2.0, 3.0), strict=True):
         schedule.add(item, due)
-    assert [(due, item.rank) for due, item in schedule.pop_due(2.0)] == [(1.0, 2), (2.0, 1), (2.0, 3)]
+    assert [(due, item.order) for due, item in schedule.pop_due(2.0)] == [(1.0, 2), (2.0, 1), (2.0, 3)]
     assert (len(schedule), schedule.next_due()) == (1, 3.0)
 
 
 def test_discarded_item_never_comes():
     """A task that ended is not asked for again; added anew it is. Who is not there cannot be forgotten."""
-    schedule, first, second = Schedule[Item](), Item(0), Item(1)
+    first, second = Item(0), Item(1)
+    schedule = of([first, second])
     schedule.add(first, 1.0)
     schedule.add(second, 2.0)
     schedule.discard(first)
@@ -138,7 +144,8 @@ def test_discarded_item_never_comes():
 
 def test_items_left_by_a_reader_who_stops_stay():
     """Taking out only the first of many that are due leaves the others in their places."""
-    schedule, items = Schedule[Item](), [Item(rank) for rank in range(3)]
+    items = [Item(rank) for rank in range(3)]
+    schedule = of(items)
     for item in items:
         schedule.add(item, 1.0)
     assert next(schedule.pop_due(1.0)) == (1.0, items[0])
@@ -154,7 +161,8 @@ def test_items_left_by_a_reader_who_stops_stay():
 @pytest.mark.parametrize("count", [1, 50])
 def test_moving_items_costs_no_memory(count, times):
     """However often items are moved, and wherever to, the heap holds two entries an item and 64 at most."""
-    schedule, items = Schedule[Item](), [Item(rank) for rank in range(count)]
+    items = [Item(rank) for rank in range(count)]
+    schedule = of(items)
     for time in times:
         for item in items:
             schedule.add(item, time)

@@ -229,16 +229,17 @@ def test_bodies_are_new_each_time():
 
 
 def test_pictures_stand_in_the_document_as_they_are_sent():
-    """Text in memory is there as base64; a file as itself, to be streamed in."""
+    """A picture in memory and a file stand for themselves, to be streamed in."""
     request = ImageToVideo(
         image="a.png", prompt="p", dynamic_masks=[DynamicMask("m.png", [Point(0, 0), Point(1, 1)])]
     )
-    body = sent(request, image=ImageText("iVBORw0KGgo=", "ff"), **{"dynamic_masks[0].mask": FILE})
-    assert body["image"] == "iVBORw0KGgo="
+    text = ImageText("iVBORw0KGgo=", "ff")
+    body = sent(request, image=text, **{"dynamic_masks[0].mask": FILE})
+    assert body["image"] is text
     assert body["dynamic_masks"][0]["mask"] is FILE
     several = MultiImageToVideo(image_list=["a.png", b"x"], prompt="p")
-    body = sent(several, **{"image_list[0]": FILE, "image_list[1]": ImageText("eA==", "ff")})
-    assert body["image_list"] == [{"image": FILE}, {"image": "eA=="}]
+    body = sent(several, **{"image_list[0]": FILE, "image_list[1]": text})
+    assert body["image_list"] == [{"image": FILE}, {"image": text}]
 
 
 def test_new_api_dialect():
