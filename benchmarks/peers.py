@@ -4,7 +4,7 @@
 
 Each cell is a client in a process of its own, so many tasks at once that end uniformly 10 to 20 s after their
 create, and either the client's own way of polling or one poll a second for all. The others are measured once,
-as often as asked for are we. ``pip install "kling-async[bench]"`` installs the others; one that is missing is
+this client `runs` times. ``pip install "kling-async[bench]"`` installs the others; one that is missing is
 a row that says so.
 """
 

@@ -315,7 +315,7 @@ def readme(entries: Entries) -> str:
     return (
         f"What waiting costs: {tasks:,d} tasks at once against one stub server, each client in a process\n"
         f"and on a core of its own, every task polled each {every:g} s until it ends, if the row does not\n"
-        "say otherwise. Of several runs the worst counts.\n\n"
+        "say otherwise. Of three runs of this client the worst is told; the others are run once.\n\n"
         f"{peers(entries)}\n\n"
         f"{kept(entries)}: [all of them](docs/explanation/performance.md), with plots. Measured by\n"
         f"`python -m benchmarks --publish` ({machine(entries)})."

@@ -19,21 +19,13 @@ from kling_async.protocol.errors import JournalError, KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.providers import Provider
-from kling_async.typing import WallClock
+from kling_async.typing import Again, WallClock, never
 
-__all__ = ["Again", "Books", "Recording", "never"]
+__all__ = ["Books", "Recording"]
 
 logger = logging.getLogger("kling_async")
 
-Again = Callable[[str, TaskStatus], bool]
-"""Asked about an item that an earlier run ended without a video: True makes it anew, and pays anew."""
-
 _ASKED_AGAIN = (TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP, TaskStatus.MAY_EXIST)
-
-
-def never(key: str, status: TaskStatus) -> bool:
-    """Make nothing anew."""
-    return False
 
 
 @attrs.frozen

@@ -9,19 +9,17 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # public, not in typeshed
 
 import aiohttp
 import attrs
 
-from kling_async.bookkeeping import Again, never
-from kling_async.engine import Options
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import Hook, Hooks
 from kling_async.parts import is_file
-from kling_async.protocol import auth, identity
+from kling_async.protocol import auth
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import (
     ConfigurationError,
@@ -32,10 +30,12 @@ from kling_async.protocol.models import ImageToVideo, Task, VideoRequest
 from kling_async.protocol.providers import KLING, Provider
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries
-from kling_async.running import Running, Setup
 from kling_async.streams import Completions, Requests
-from kling_async.transport import default_ssl
-from kling_async.typing import Transport, WallClock
+from kling_async.typing import Again, Transport, WallClock, never
+
+if TYPE_CHECKING:
+    from kling_async.feeding import Stream
+    from kling_async.running import Running
 
 logger = logging.getLogger("kling_async")
 
@@ -117,13 +117,17 @@ class KlingClient:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
             raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
+        # Here and not above: the engine, its journal and its downloads are most of what there is to import,
+        # and nobody waits for them who has made no client yet.
+        from kling_async.engine import Options
+        from kling_async.running import Setup
+
         self.provider = provider
-        self._account = auth.account(credentials)
         self._setup = Setup(
             credentials=credentials,
             provider=provider,
             options=Options(
-                account=self._account,
+                account=auth.account(credentials),
                 secret=auth.secret(credentials),
                 max_in_flight=max_in_flight,
                 max_uploads=max_uploads,
@@ -162,6 +166,8 @@ class KlingClient:
         credentials, chosen = auth.choose(env, provider)
         options.setdefault("proxy", _proxy_for(chosen.base_url, env))
         if "ssl" not in options and env.get("SSL_CERT_FILE"):
+            from kling_async.transport import default_ssl  # comes with the engine: see the constructor
+
             options["ssl"] = default_ssl(env["SSL_CERT_FILE"])
         return cls(credentials, chosen, **options)
 
@@ -276,15 +282,17 @@ class KlingClient:
         if folder is not None and is_file(folder):
             raise RequestError(f"save_to must be a folder for many videos, not {folder}")
 
-        return Completions(
-            self._running,
-            requests,
-            timeout=timeout,
-            ordered=ordered,
-            save_to=folder,
-            again=again,
-            namespace=namespace,
-        )
+        def start() -> "Stream":
+            return self._running().stream(
+                requests,
+                timeout=timeout,
+                ordered=ordered,
+                save_to=folder,
+                again=again,
+                namespace=namespace,
+            )
+
+        return Completions(start)
 
     def attach(self, token: str) -> TaskHandle:
         """The handle of a task by its token; it is polled from now on.
@@ -292,14 +300,7 @@ class KlingClient:
         Raises:
             RequestError: the token is malformed, or of another provider or account.
         """
-        parsed = identity.Token.parse(token)
-        host = urlsplit(self.provider.base_url).netloc
-        if parsed.host != host or parsed.account != self._account:
-            raise RequestError(
-                f"the token is of another account or provider: {parsed.provider} at {parsed.host}"
-            )
-        engine = self._running().engine
-        return TaskHandle(engine, engine.attach(parsed))
+        return self._running().attach(token)
 
     def tasks(self) -> list[TaskHandle]:
         """Handles of all tasks not yet terminal, the earliest first."""
@@ -318,8 +319,7 @@ class KlingClient:
             RequestError: this client did not submit it, or it did not end like that.
             KlingError: as `submit`.
         """
-        token = identity.Token.parse(lost if isinstance(lost, str) else lost.token or "")
-        return await self._running().resubmit(token.external_task_id)
+        return await self._running().resubmit(lost if isinstance(lost, str) else lost.token or "")
 
     async def get_task(self, task_id: str, kind: type[VideoRequest] = ImageToVideo) -> Task:
         """Read one task.
@@ -386,7 +386,7 @@ class KlingClient:
             polls=engine.pollers.requests,
         )
 
-    def _running(self) -> Running:
+    def _running(self) -> "Running":
         """The client at work in this event loop, begun on first use."""
         loop = asyncio.get_running_loop()
         crew = None if self._work is None else self._work.engine.crew
@@ -395,10 +395,10 @@ class KlingClient:
         if self._work is None or crew is None or crew.loop is not loop or not crew.running:
             if crew is not None and crew.loop is loop and not crew.ended:
                 raise ConfigurationError("the client is being closed")
-            self._work = Running(self._setup)
+            self._work = self._setup.begin()
         return self._work
 
-    def _serving(self) -> Running:
+    def _serving(self) -> "Running":
         """The client for tasks there are: also one that is being closed finishes their downloads."""
         work = self._work
         if work is None or work.engine.crew.ended or work.engine.crew.loop is not asyncio.get_running_loop():

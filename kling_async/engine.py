@@ -17,22 +17,25 @@ import attrs
 
 from kling_async import bodies
 from kling_async.api import Api
-from kling_async.bookkeeping import Again, Books, Recording, never
+from kling_async.bookkeeping import Books, Recording
 from kling_async.crew import Crew
 from kling_async.flight import Flight, SlotKey
 from kling_async.instrumentation import Completed, Hooks
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, lifecycle, wire
 from kling_async.protocol.errors import KlingError, Outcome, RequestError
-from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.protocol.models import NO_REPLY, Task, TaskStatus, VideoRequest
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries, retrying
 from kling_async.submission import Submission
+from kling_async.typing import Again, never
 
 __all__ = ["Engine", "Options"]
 
 logger = logging.getLogger("kling_async")
 
+LONGEST_ID = "0" * 64
+"""Stands for a task_id not known yet (they have 18 or 19 digits), so that the token will not be too long."""
 SETTLED = 10_000
 """How many ended tasks with a key are remembered, the last ones; about a kilobyte each."""
 
@@ -240,7 +243,7 @@ class Engine:
                 request, self.api.provider, resolved.images, external_task_id=external_task_id
             )
             self._issuer.token(
-                flight.endpoint, flight.key, task_id=None, external_task_id=external_task_id
+                flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=external_task_id
             )  # raises now what is wrong with the key
             if flight.error is not None:
                 flight.about(flight.error)
@@ -410,7 +413,7 @@ class Engine:
             return
         judged = lifecycle.observe(before, seen)
         if judged.raw and not lifecycle.is_terminal(judged.status):
-            judged = attrs.evolve(judged, raw=Task(None).raw)  # half a kilobyte, and the end will tell more
+            judged = attrs.evolve(judged, raw=NO_REPLY)  # half a kilobyte, and the end will tell more
         flight.judged = judged
         flight.error = error
         if error is not None and not flight.ended:  # a refused question: what it says of money is the task's

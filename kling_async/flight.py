@@ -48,6 +48,7 @@ class Flight:
         acknowledged_at: when Kling acknowledged it or we attached to it, seconds of the loop's clock.
         taken_at: when it joined the queue, seconds of the loop's clock.
         missing_since: since when the server has said it knows no such task.
+        made_here: this run's own POST made it, so that its age is known.
         polls: how often it was asked for.
         due: when it is polled next, seconds of the loop's clock; the schedule's.
         same: the flight that was there before for the same key and request; this one only shows it.
@@ -79,6 +80,7 @@ class Flight:
     acknowledged_at: float | None = None
     taken_at: float = 0.0
     missing_since: float | None = None
+    made_here: bool = False
     polls: int = 0
     due: float | None = None
     same: "Flight | None" = None

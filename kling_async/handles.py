@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from kling_async.flight import Flight
 from kling_async.protocol.models import Task, TaskStatus
 
 if TYPE_CHECKING:
     from kling_async.engine import Engine
+    from kling_async.flight import Flight
 
 __all__ = ["TaskHandle"]
 
@@ -18,7 +18,7 @@ class TaskHandle:
 
     __slots__ = ("_engine", "_flight")
 
-    def __init__(self, engine: "Engine", flight: Flight) -> None:
+    def __init__(self, engine: "Engine", flight: "Flight") -> None:
         self._engine = engine
         self._flight = flight
 
@@ -107,7 +107,7 @@ class TaskHandle:
         flight = self._flight
         changed = asyncio.Event()
 
-        def listener(_: Flight) -> None:
+        def listener(_: "Flight") -> None:
             changed.set()
 
         flight.listen(listener)

@@ -15,6 +15,11 @@ from kling_async.protocol.slots import LONGEST_WAIT, Slots
 __all__ = ["Lines"]
 
 
+POSTS_AT_ONCE = 32
+"""Creates of one line on their way at most, so that a thousand slots are not a thousand new connections in
+one turn of the event loop. At Kling's half a second each that is 64 creates a second."""
+
+
 @attrs.define(eq=False)
 class _Line:
     """The requests of one slot key, in order, and its slots."""
@@ -197,7 +202,8 @@ class Lines:
 
     def _may_leave(self, line: _Line) -> bool:
         now = asyncio.get_running_loop().time()
-        return now >= self._paused_until and line.slots.is_free(now)
+        few = line.slots.posting < POSTS_AT_ONCE
+        return few and now >= self._paused_until and line.slots.is_free(now)
 
     def _has_room(self, line: _Line) -> bool:
         return self._first(line) is None and self._may_leave(line)

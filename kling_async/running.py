@@ -8,18 +8,21 @@ import ssl as tls
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import attrs
 
 from kling_async.api import Api
-from kling_async.bookkeeping import Again, Recording, never
+from kling_async.bookkeeping import Recording
 from kling_async.downloads import Downloads
 from kling_async.engine import Engine, Options
+from kling_async.feeding import Stream
 from kling_async.flight import Flight
 from kling_async.handles import TaskHandle
 from kling_async.journal import FILE_NAME
 from kling_async.parts import is_file
+from kling_async.protocol import identity
 from kling_async.protocol.auth import Credentials, Signer
 from kling_async.protocol.errors import (
     ConcurrencyLimitError,
@@ -31,8 +34,9 @@ from kling_async.protocol.errors import (
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
+from kling_async.streams import Requests
 from kling_async.transport import AiohttpTransport, default_ssl
-from kling_async.typing import Transport, WallClock
+from kling_async.typing import Again, Transport, WallClock, never
 
 __all__ = ["Running", "Setup"]
 
@@ -52,6 +56,10 @@ class Setup:
     proxy: str | None = attrs.field(repr=False)
     ssl: tls.SSLContext | None
     clock: WallClock
+
+    def begin(self) -> "Running":
+        """The client at work in this event loop, from now on."""
+        return Running(self)
 
 
 class Running:
@@ -128,9 +136,35 @@ class Running:
         self.engine.crew.spawn(check())
         return TaskHandle(self.engine, flight)
 
-    async def resubmit(self, external_task_id: str | None) -> TaskHandle:
+    def stream(
+        self,
+        requests: Requests,
+        *,
+        timeout: float | None,
+        ordered: bool,
+        save_to: Path | None,
+        again: Again,
+        namespace: str | None,
+    ) -> Stream:
+        """The stream of *requests*, begun; see `KlingClient.completions`."""
+        stream = Stream(self, requests, timeout, ordered, save_to, again, namespace)
+        self.engine.crew.spawn(stream.feed())
+        return stream
+
+    def attach(self, token: str) -> TaskHandle:
+        """See `KlingClient.attach`."""
+        parsed = identity.Token.parse(token)
+        host = urlsplit(self._setup.provider.base_url).netloc
+        if parsed.host != host or parsed.account != self._setup.options.account:
+            raise RequestError(
+                f"the token is of another account or provider: {parsed.provider} at {parsed.host}"
+            )
+        return TaskHandle(self.engine, self.engine.attach(parsed))
+
+    async def resubmit(self, token: str) -> TaskHandle:
         """See `KlingClient.resubmit`."""
-        lost = self.engine.unresolved.get(external_task_id or "")
+        name = identity.Token.parse(token).external_task_id or ""
+        lost = self.engine.unresolved.get(name)
         if lost is None or lost.request is None:
             what = "this client has no such request"
             raise RequestError(what, advice="submit the request itself, under a new key")
@@ -139,7 +173,6 @@ class Running:
             recording = Recording(lost.journal, again=lambda _key, _status: True, row=lost.record.key)
         flight = self.flight(lost.request, lost.key)
         flight.generation = lost.generation + 1
-        name = external_task_id or ""
         del self.engine.unresolved[name]  # decided: a second call must not pay once more
         try:
             await self.engine.check(flight, recording)

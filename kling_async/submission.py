@@ -216,6 +216,7 @@ class Submission:
             self._calling.discard(flight)
             raise
         self._calling.discard(flight)
+        flight.made_here = True
         return seen
 
     async def _adopt(self, flight: Flight) -> Task:

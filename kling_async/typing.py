@@ -1,11 +1,23 @@
 """The seams of the package, for those who stand at one: transport, clock, hook."""
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kling_async.protocol.wire import Request, Response
+from kling_async.protocol.models import TaskStatus
 
-__all__ = ["Body", "Transport", "WallClock"]
+if TYPE_CHECKING:
+    from kling_async.protocol.wire import Request, Response
+
+__all__ = ["Again", "Body", "Transport", "WallClock", "never"]
+
+Again = Callable[[str, TaskStatus], bool]
+"""Asked about an item that an earlier run ended without a video: True makes it anew, and pays anew."""
+
+
+def never(key: str, status: TaskStatus) -> bool:
+    """Make nothing anew."""
+    return False
+
 
 WallClock = Callable[[], float]
 """Unix seconds, like `time.time`. Only for what must outlive the process; durations use the loop's clock."""
@@ -27,7 +39,7 @@ class Body(Protocol):
 class Transport(Protocol):
     """Carries one request to the provider and its response back; knows nothing of tasks."""
 
-    async def send(self, request: Request, *, authorization: str, body: Body | None = None) -> Response:
+    async def send(self, request: "Request", *, authorization: str, body: Body | None = None) -> "Response":
         """Send *request* with the ``Authorization`` header's value and return the whole response.
 
         Redirects are not followed; a status is never an error here.

@@ -74,7 +74,7 @@ def test_submit(world, latency):
         assert await found(kling) == made(here)
         return handle is not None
 
-    assert everywhere(trial) >= 4
+    assert everywhere(trial) >= 2
 
 
 @pytest.mark.parametrize("latency", [0.0, 1.0])

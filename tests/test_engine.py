@@ -883,3 +883,34 @@ def test_same_key_after_its_end_is_the_same_task(world):
     here = world()
     virtual_time.run(main())
     assert here.ledger.requests["create"] == 2
+
+
+def test_task_of_unknown_age_is_not_left_alone(world):
+    """What is learned of tasks says when to ask for one by its age: one from elsewhere may be old already."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0)) as kling:
+            for _ in range(2):
+                await asyncio.gather(*(kling.run(request) for request in here.requests(20)))
+            async with here.client() as elsewhere:
+                token = (await elsewhere.submit(here.request("elsewhere"))).token
+            await asyncio.sleep(40)
+            began = here.time()
+            await kling.attach(token).result()
+            return here.time() - began
+
+    here = world(seconds=(95.0, 105.0))
+    assert virtual_time.run(main()) <= 65 + 15
+
+
+def test_creates_leave_a_few_at_a_time(world):
+    """A hundred free slots and creates of a second: 32 at once, the next as these are answered."""
+
+    async def main():
+        async with here.client(max_in_flight=100) as kling:
+            handles = [kling.submit_soon(request) for request in here.requests(100)]
+            await asyncio.gather(*(handle.result() for handle in handles))
+
+    here = world(latency=1.0)
+    virtual_time.run(main())
+    assert here.times("POST") == [*[0] * 32, *[1] * 32, *[2] * 32, *[3] * 4]

@@ -356,10 +356,7 @@ def no_list(body, times):
         "html status=504",
         "html status=200",
         "empty status=429",
-        "lost_reply_before",
-        "not_http",
         "truncated_json",
-        "cut_reply",
     ],
 )
 def test_reading_that_fails_in_passing(world, fault):
@@ -376,6 +373,16 @@ def test_reading_that_fails_in_passing(world, fault):
     fleet = two_groups(twice)
     assert lists(twice) == [10, 15, 20, 25, 85, 90, 95, 105]
     assert singles(twice) == every(range(30, 81, 5), each=20)
+    assert fleet.late() == [0] * 20 + [5] * 20
+
+
+@pytest.mark.parametrize("fault", ["lost_reply_before", "not_http", "cut_reply"])
+def test_reading_whose_reply_is_lost(world, fault):
+    """A list that may hang would hold up all of its kind: for a minute each is asked for singly."""
+    here = world(seconds=95, faults=Faults.parse(f"list:{fault} after=18 times=1"))
+    fleet = two_groups(here)
+    assert lists(here) == [10, 15, 20, 80, 85, 90, 95, 105]
+    assert singles(here) == every(range(25, 80, 5), each=20)
     assert fleet.late() == [0] * 20 + [5] * 20
 
 

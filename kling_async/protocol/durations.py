@@ -204,7 +204,7 @@ def _spaced(
         root * (above - below)
         for root, ((_, above), (_, below)) in zip(roots, itertools.pairwise(knots), strict=True)
     )
-    delay = min(aim * _median(survival), whole * whole / (2 * FEWEST))
+    delay = min(aim * _median(survival), whole * whole / (2 * FEWEST), longest / 2)
     c = 2 * delay / whole
     begin = knots[0][0]
     ends = [begin, *(end for end, _ in knots[1:])]

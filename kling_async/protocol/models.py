@@ -455,8 +455,22 @@ class Video:
     watermark_url: str | None = None
 
 
-_NO_REPLY: Mapping[str, Any] = {}
-"""One for all tasks without a reply: nobody writes to a `Mapping`."""
+class _NoReply(Mapping[str, Any]):
+    """The reply of a task without one: empty, one for all, and nobody can write to it."""
+
+    __slots__ = ()
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+NO_REPLY = _NoReply()
 
 
 @attrs.frozen
@@ -484,7 +498,7 @@ class Task:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     units: Decimal | None = None
-    raw: Mapping[str, Any] = attrs.field(default=_NO_REPLY, repr=False, eq=False)
+    raw: Mapping[str, Any] = attrs.field(default=NO_REPLY, repr=False, eq=False)
 
     @property
     def video(self) -> Video:

@@ -36,9 +36,10 @@ class Polling:
         ``min(factor * base**n, max_interval / (1 + jitter))``
 
     for n = 0, 1, 2 ... Every wait is multiplied by ``uniform(1 - jitter, 1 + jitter)`` and never less than
-    the floor; from the first poll on, and while nothing is learned, none is longer than *max_interval*. A
-    server that asks for a longer one (``Retry-After``) is obeyed. Where the provider lists tasks, those that
-    are due within twice the mean delay are read together, a page in place of one call each.
+    the floor; while nothing is learned, and once one in a hundred would be done, none is longer than
+    *max_interval*. A server that asks for a longer one (``Retry-After``) is obeyed. Where the provider lists
+    tasks, those that are due within three times the mean delay are read together, a page in place of one
+    call each.
 
     Attributes:
         aim: the mean time between a task's end and its discovery, as a share of the usual generation time:
@@ -46,7 +47,8 @@ class Polling:
             exponentially from the first on.
         factor: the first wait, where nothing is learned of so long a task.
         base: how much longer each such wait is than the one before, at least 1.
-        max_interval: the longest wait: how late a finished task may be found.
+        max_interval: the longest wait: how late a finished task may be found, unless it ends sooner than 99
+            of 100 of its kind did.
         floor: the shortest wait; left out, 1 s, or 15 s for gateways that ask Kling only that often.
         jitter: how far waits are spread so that tasks do not line up, 0 to 0.5.
         give_up: a task not done this long after its acknowledgement is GIVEN_UP and frees its slot.

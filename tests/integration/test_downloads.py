@@ -558,7 +558,7 @@ def test_a_folder_that_is_a_file(tmp_path: Path):
 
 
 LIMITED = """
-import os, resource
+import concurrent.futures.thread, os, resource  # what a thread needs, while it may still be read
 how, *rest = sys.argv[1:]
 sys.argv[1:] = rest
 if how == "full":

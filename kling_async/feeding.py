@@ -1,0 +1,279 @@
+"""Many requests at work: a feeder takes them one by one as slots are free; what ends waits to be read."""
+
+import asyncio
+import collections
+import heapq
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+
+from kling_async.bookkeeping import Recording
+from kling_async.engine import Engine
+from kling_async.flight import Flight, SlotKey, default_name
+from kling_async.protocol.errors import (
+    DownloadError,
+    EngineError,
+    KlingError,
+    Outcome,
+    RequestError,
+)
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.streams import Completion, Requests
+from kling_async.typing import Again
+
+if TYPE_CHECKING:
+    from kling_async.running import Running
+
+__all__ = ["Stream"]
+
+LEAST_BOUND = 16
+"""How many completions may wait unread however small the limit is."""
+
+
+@attrs.define(eq=False)
+class _Item:
+    """One request on its way through the stream."""
+
+    index: int
+    key: str
+    request: VideoRequest
+    task: Task
+    timed: bool = False
+    ended: bool = False
+
+
+@attrs.define(eq=False)
+class Stream:
+    """What happens behind a `Completions`, without holding it."""
+
+    work: "Running"
+    requests: Requests
+    timeout: float | None
+    ordered: bool
+    save_to: Path | None
+    again: Again
+    namespace: str | None
+    recording: Recording | None = None
+    ready: dict[int, Completion] = attrs.field(factory=dict[int, Completion])
+    deadlines: list[tuple[float, int, _Item, Flight]] = attrs.field(factory=list[Any])
+    timer: asyncio.TimerHandle | None = None
+    news: asyncio.Event = attrs.field(factory=asyncio.Event)
+    room: asyncio.Event = attrs.field(factory=asyncio.Event)
+    feeder: "asyncio.Task[None] | None" = None
+    taken: int = 0
+    given: int = 0
+    fed: bool = False
+    closed: bool = False
+    failure: BaseException | None = None
+    names: collections.Counter[str] = attrs.field(factory=collections.Counter[str])
+
+    @property
+    def engine(self) -> Engine:
+        """The engine at work."""
+        return self.work.engine
+
+    # The reader's side
+
+    def take(self) -> Completion | None:
+        """The next completion to hand out, if it is there."""
+        index = self.given if self.ordered else next(iter(self.ready), None)
+        completion = None if index is None else self.ready.pop(index, None)
+        if completion is not None:
+            self.given += 1
+            self.room.set()
+        return completion
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every request was taken and every completion handed out."""
+        return self.fed and self.given == self.taken
+
+    def close(self) -> None:
+        """Take no more requests; tasks go on."""
+        self.closed = True
+        self.ready.clear()
+        if self.timer is not None:
+            self.timer.cancel()
+        self.stop_feeding()
+        self.news.set()
+
+    def stop_feeding(self) -> None:
+        """Take no more requests; what is in flight is still delivered."""
+        if self.feeder is not None:
+            self.feeder.cancel()
+        self.fed = True
+
+    # The feeder's side
+
+    async def feed(self) -> None:
+        """Take requests for as long as there are any, each when its slot is free."""
+        self.feeder = asyncio.current_task()
+        slot_key: SlotKey | None = None
+        try:
+            self.recording = await self.work.recording(
+                self.save_to, again=self.again, by_content=True, namespace=self.namespace
+            )
+            take = _taker(self.requests)
+            while not self.fed:
+                await self._room(slot_key)
+                try:
+                    key, request = _pair(await take())
+                except StopAsyncIteration:
+                    break
+                in_line = await self._submit(key, request)
+                slot_key = (request.endpoint, request.model_name) if in_line else None
+        except asyncio.CancelledError:
+            if not self.fed:  # nobody told this stream to stop: the client was closed under it
+                what = "the client was closed before the requests were at their end"
+                self.failure = self.engine.crew.bug_or(KlingError(what))
+        except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises ends the stream, not the engine
+            self.failure = self.failure or error
+        finally:
+            self.fed = True
+            self.news.set()
+
+    async def _room(self, slot_key: SlotKey | None) -> None:
+        """Wait until one more may be taken: the unread are bounded, and a slot must be free."""
+        while self.taken - self.given >= max(2 * self.engine.submission.lines.limit, LEAST_BOUND):
+            self.room.clear()
+            await self.room.wait()
+        if slot_key is not None:
+            await self.engine.submission.lines.room(slot_key)
+
+    async def _submit(self, key: str | None, request: VideoRequest) -> bool:
+        """Put *request* in line; False: it takes no slot, for an earlier run or another item has it."""
+        task = Task(None, request.external_task_id, TaskStatus.INTENDED)
+        item = _Item(self.taken, key or self._name(request), request, task)
+        self.taken += 1
+        try:
+            flight = self.engine.new_flight(request, key)
+        except KlingError as error:
+            self._end(item, error)
+            raise
+        flight.label = item.key
+        flight.listen(self._listener(item))  # hears every end, also that of the check
+        self.engine.join(flight)
+        await self.engine.check_quietly(flight, self.recording)
+        return flight.same is None and not flight.resumed
+
+    def _name(self, request: VideoRequest) -> str:
+        name = default_name(request)
+        count = self.names[name] + 1
+        while count > 1 and f"{name}-{count}" in self.names:
+            count += 1
+        unique = name if count == 1 else f"{name}-{count}"
+        self.names[name] = count
+        self.names.setdefault(unique, 1)
+        return unique
+
+    # The engine's side
+
+    def _listener(self, item: _Item) -> Callable[[Flight], None]:
+        def listener(flight: Flight) -> None:
+            item.task = flight.task
+            if item.ended:
+                return
+            if flight.done or flight.error is not None:
+                self._landed(item, flight)
+            elif flight.acknowledged_at is not None and not item.timed and self.timeout is not None:
+                item.timed = True
+                deadline = flight.acknowledged_at + self.timeout
+                heapq.heappush(self.deadlines, (deadline, item.index, item, flight))
+                self._set_timer()
+
+        return listener
+
+    def _landed(self, item: _Item, flight: Flight) -> None:
+        error = flight.error
+        if error is None and self.save_to is not None and not self.closed:
+            item.ended = True
+            if not self.engine.crew.spawn(self._save(item, flight, self.save_to)):
+                self._end(item, flight.about(DownloadError("the client was closed before the download")))
+            return
+        self._end(item, error, resumed=flight.resumed)
+        if (
+            error is not None
+            and flight.done
+            and not flight.resumed
+            and self.engine.api.stops_account(_cause(error))
+        ):
+            self.failure = self.failure or error
+            self.stop_feeding()
+
+    async def _save(self, item: _Item, flight: Flight, folder: Path) -> None:
+        names = {"key": item.key, "task_id": item.task.task_id, "token": flight.token}
+        try:
+            resumed = flight.path is not None
+            path = await self.work.saved(flight, folder, item.key)
+        except KlingError as error:
+            self._end(item, error.about(**names))
+        except asyncio.CancelledError:
+            self._end(item, DownloadError("the client was closed during the download").about(**names))
+            raise
+        except Exception as bug:
+            failed = EngineError(f"the engine failed: {type(bug).__name__}: {bug}", outcome=Outcome.CREATED)
+            self._end(item, failed.about(**names))
+            raise
+        else:
+            self._end(item, None, path, resumed=resumed)
+
+    def _end(
+        self, item: _Item, error: KlingError | None, path: Path | None = None, *, resumed: bool = False
+    ) -> None:
+        item.ended = True
+        if error is not None:
+            error.about(key=item.key)
+        while self.deadlines and self.deadlines[0][2].ended:
+            heapq.heappop(self.deadlines)  # lets go of its request, which may hold pictures
+        if not self.closed:
+            self.ready[item.index] = Completion(
+                item.index, item.key, item.request, item.task, error, path, resumed
+            )
+        self.news.set()
+
+    def _set_timer(self) -> None:
+        if self.timer is None and self.deadlines and not self.closed:
+            self.timer = self.engine.crew.loop.call_at(self.deadlines[0][0], self._expire)
+
+    def _expire(self) -> None:
+        self.timer = None
+        now = self.engine.crew.loop.time()
+        while self.deadlines and (self.deadlines[0][0] <= now or self.deadlines[0][2].ended):
+            _, _, item, flight = heapq.heappop(self.deadlines)
+            if not item.ended:
+                what = f"no video within {self.timeout:g} s of its acknowledgement"
+                self._end(item, flight.waited(what))
+        self._set_timer()
+
+
+def _pair(item: Any) -> tuple[str | None, VideoRequest]:
+    match item:
+        case VideoRequest():
+            return None, item
+        case (str() as key, VideoRequest() as request):
+            return key, request
+        case _:
+            raise RequestError(
+                f"a stream takes requests or pairs of key and request, not {type(item).__name__}"
+            )
+
+
+def _taker(requests: Requests) -> Callable[[], Awaitable[Any]]:
+    """What takes the next request or raises StopAsyncIteration; no generator, so nothing is left to close."""
+    if isinstance(requests, AsyncIterable):
+        return aiter(cast("AsyncIterable[Any]", requests)).__anext__
+    iterator: Iterator[Any] = iter(requests)
+
+    async def take() -> Any:
+        for item in iterator:
+            return item
+        raise StopAsyncIteration
+
+    return take
+
+
+def _cause(error: KlingError) -> KlingError:
+    """What is behind an error that only says the answer was lost."""
+    return error.__cause__ if isinstance(error.__cause__, KlingError) else error
