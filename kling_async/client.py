@@ -73,8 +73,9 @@ class KlingClient:
         credentials: `APIKey` or `AccessKey`.
         provider: whose API: `KLING`, `KLING_CN`, `COMETAPI`, `EZMODEL`, ``new_api(url)``, or any
             ``.at(base_url)``.
-        max_in_flight: tasks in flight at once for each model, at least 1; None learns it from Kling's
-            refusals, which cost nothing, beginning at 5.
+        max_in_flight: tasks in flight at once for each model at most, at least 1; None sets no bound. How
+            many the account allows is learned from Kling's refusals, which cost nothing, beginning at 5.
+            Creates leave 32 at a time.
         max_uploads: bodies over 64 KiB on their way at once, at least 1.
         polling: when tasks are asked for.
         retries: how often a call that paid nothing is tried.
@@ -300,7 +301,8 @@ class KlingClient:
         Raises:
             RequestError: the token is malformed, or of another provider or account.
         """
-        return self._running().attach(token)
+        parsed = self._setup.token(token)
+        return self._running().attach(parsed)
 
     def tasks(self) -> list[TaskHandle]:
         """Handles of all tasks not yet terminal, the earliest first."""
@@ -319,7 +321,8 @@ class KlingClient:
             RequestError: this client did not submit it, or it did not end like that.
             KlingError: as `submit`.
         """
-        return await self._running().resubmit(lost if isinstance(lost, str) else lost.token or "")
+        token = self._setup.token(lost if isinstance(lost, str) else lost.token or "")
+        return await self._running().resubmit(token)
 
     async def get_task(self, task_id: str, kind: type[VideoRequest] = ImageToVideo) -> Task:
         """Read one task.

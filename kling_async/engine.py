@@ -24,7 +24,7 @@ from kling_async.instrumentation import Completed, Hooks
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, lifecycle, wire
 from kling_async.protocol.errors import KlingError, Outcome, RequestError
-from kling_async.protocol.models import NO_REPLY, Task, TaskStatus, VideoRequest
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries, retrying
 from kling_async.submission import Submission
@@ -413,7 +413,7 @@ class Engine:
             return
         judged = lifecycle.observe(before, seen)
         if judged.raw and not lifecycle.is_terminal(judged.status):
-            judged = attrs.evolve(judged, raw=NO_REPLY)  # half a kilobyte, and the end will tell more
+            judged = attrs.evolve(judged, raw={})  # half a kilobyte, and the end will tell more
         flight.judged = judged
         flight.error = error
         if error is not None and not flight.ended:  # a refused question: what it says of money is the task's

@@ -50,11 +50,11 @@ class Stream:
 
     work: "Running"
     requests: Requests
-    timeout: float | None
-    ordered: bool
-    save_to: Path | None
-    again: Again
-    namespace: str | None
+    timeout: float | None = attrs.field(kw_only=True)
+    ordered: bool = attrs.field(kw_only=True)
+    save_to: Path | None = attrs.field(kw_only=True)
+    again: Again = attrs.field(kw_only=True)
+    namespace: str | None = attrs.field(kw_only=True)
     recording: Recording | None = None
     ready: dict[int, Completion] = attrs.field(factory=dict[int, Completion])
     deadlines: list[tuple[float, int, _Item, Flight]] = attrs.field(factory=list[Any])
@@ -125,12 +125,18 @@ class Stream:
                 in_line = await self._submit(key, request)
                 slot_key = (request.endpoint, request.model_name) if in_line else None
         except asyncio.CancelledError:
-            if not self.fed:  # nobody told this stream to stop: the client was closed under it
-                what = "the client was closed before the requests were at their end"
-                self.failure = self.engine.crew.bug_or(KlingError(what))
+            self.cut_off()
         except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises ends the stream, not the engine
             self.failure = self.failure or error
         finally:
+            self.fed = True
+            self.news.set()
+
+    def cut_off(self) -> None:
+        """Nothing feeds this stream any more; if nobody told it to stop, the client was closed under it."""
+        if not self.fed:
+            what = "the client was closed before the requests were at their end"
+            self.failure = self.engine.crew.bug_or(KlingError(what))
             self.fed = True
             self.news.set()
 

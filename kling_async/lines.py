@@ -17,7 +17,8 @@ __all__ = ["Lines"]
 
 POSTS_AT_ONCE = 32
 """Creates of one line on their way at most, so that a thousand slots are not a thousand new connections in
-one turn of the event loop. At Kling's half a second each that is 64 creates a second."""
+one turn of the event loop. At Kling's half a second each that is 64 creates a second. One that waits to be
+tried again keeps its place: what delays it would delay the others."""
 
 
 @attrs.define(eq=False)
@@ -155,7 +156,7 @@ class Lines:
         if self._stopped is not None:
             return
         while (first := self._first(line)) is not None and first.prepared is not None:
-            if not self._may_leave(line):
+            if not self._may_leave(line, first):
                 break
             heapq.heappop(line.queue)
             first.in_line = False
@@ -200,9 +201,9 @@ class Lines:
             heapq.heappop(line.queue)
         return line.queue[0] if line.queue else None
 
-    def _may_leave(self, line: _Line) -> bool:
+    def _may_leave(self, line: _Line, first: Flight | None = None) -> bool:
         now = asyncio.get_running_loop().time()
-        few = line.slots.posting < POSTS_AT_ONCE
+        few = line.slots.posting < POSTS_AT_ONCE or (first is not None and not first.waits)
         return few and now >= self._paused_until and line.slots.is_free(now)
 
     def _has_room(self, line: _Line) -> bool:

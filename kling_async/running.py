@@ -61,6 +61,20 @@ class Setup:
         """The client at work in this event loop, from now on."""
         return Running(self)
 
+    def token(self, text: str) -> identity.Token:
+        """What the token *text* says.
+
+        Raises:
+            RequestError: it is malformed, or of another provider or account.
+        """
+        token = identity.Token.parse(text)
+        host = urlsplit(self.provider.base_url).netloc
+        if token.host != host or token.account != self.options.account:
+            raise RequestError(
+                f"the token is of another account or provider: {token.provider} at {token.host}"
+            )
+        return token
+
 
 class Running:
     """One client at work, from its first use in an event loop until it is closed."""
@@ -84,6 +98,8 @@ class Running:
             proxy=setup.proxy,
         )
         closers.append(self._downloads.aclose)
+        closers.append(self._end_streams)
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._saves: weakref.WeakKeyDictionary[Flight, asyncio.Lock] = weakref.WeakKeyDictionary()
         self.engine.start()
 
@@ -147,23 +163,31 @@ class Running:
         namespace: str | None,
     ) -> Stream:
         """The stream of *requests*, begun; see `KlingClient.completions`."""
-        stream = Stream(self, requests, timeout, ordered, save_to, again, namespace)
+        stream = Stream(
+            self,
+            requests,
+            timeout=timeout,
+            ordered=ordered,
+            save_to=save_to,
+            again=again,
+            namespace=namespace,
+        )
+        self._streams.add(stream)
         self.engine.crew.spawn(stream.feed())
         return stream
 
-    def attach(self, token: str) -> TaskHandle:
-        """See `KlingClient.attach`."""
-        parsed = identity.Token.parse(token)
-        host = urlsplit(self._setup.provider.base_url).netloc
-        if parsed.host != host or parsed.account != self._setup.options.account:
-            raise RequestError(
-                f"the token is of another account or provider: {parsed.provider} at {parsed.host}"
-            )
-        return TaskHandle(self.engine, self.engine.attach(parsed))
+    async def _end_streams(self) -> None:
+        """A stream whose feeder never began, because the client was closed at once, ends too."""
+        for stream in list(self._streams):
+            stream.cut_off()
 
-    async def resubmit(self, token: str) -> TaskHandle:
+    def attach(self, token: identity.Token) -> TaskHandle:
+        """See `KlingClient.attach`."""
+        return TaskHandle(self.engine, self.engine.attach(token))
+
+    async def resubmit(self, token: identity.Token) -> TaskHandle:
         """See `KlingClient.resubmit`."""
-        name = identity.Token.parse(token).external_task_id or ""
+        name = token.external_task_id or ""
         lost = self.engine.unresolved.get(name)
         if lost is None or lost.request is None:
             what = "this client has no such request"

@@ -22,11 +22,13 @@ __all__ = ["Kind", "Sweeps"]
 JOINED = 3.0
 """Times the mean delay aimed at: who is due so soon is looked for on the list together with who is due."""
 APART = 2.05
-"""Times that delay from one sweep to the next. At twice the delay tasks would be found that late on average
-if nothing were known of their ages; that something is known is worth the rest."""
+"""Times that delay from one sweep to the next: a task that ends in between is found half of it late on
+average, and a little sooner, since sweeps come when ends are likely."""
 CROWD = 16
 """Flights from which on sweeps are that far apart. With fewer a sweep saved is a task found later, so they
 come the closer the fewer there are, as soon as one of them is due."""
+HELD = 60.0
+"""Seconds at most for which a ``Retry-After`` of the list holds back tasks that were not sought on it."""
 TAKEN_AT_ONCE = 1000
 """Flights that are taken from the schedule before the event loop gets its turn: some milliseconds."""
 JUDGED_AT_ONCE = 100
@@ -48,7 +50,7 @@ class Kind:
         pages: what is known of the list.
         sweeping: a sweep is about to begin or under way: its end sets the timer.
         not_before: when the list may be read again, seconds of the loop's clock.
-        failed: the last sweep got no answer.
+        failed: the last sweep could not be read to its end.
     """
 
     endpoint: str
@@ -146,10 +148,12 @@ class Sweeps:
     async def _due(self, kind: Kind, now: float) -> tuple[list[tuple[float, Flight]], float]:
         """Take out who is due about now; and how many seconds the next sweep is to be away.
 
-        Who is not taken out is due after that, so nobody waits for a sweep longer than for the one after.
+        Whoever is left is due after the next sweep may begin.
         """
         due = list(itertools.islice(kind.schedule.pop_due(now), 1))
-        delay = shortest = max((self._delay(flight) for _, flight in due), default=0.0)
+        if not due:  # who set the timer has ended since
+            return [], self._floor
+        delay = shortest = self._delay(due[0][1])
         for when, flight in kind.schedule.pop_due(now + max(JOINED * delay, self._floor)):
             due.append((when, flight))
             shortest = min(shortest, self._delay(flight))
@@ -221,8 +225,8 @@ class Sweeps:
     async def _finish(self, under_way: _UnderWay) -> None:
         """The last page was read: who was not found is asked for alone, unless there was no answer.
 
-        A list that did not answer at all, or gave errors twice running, is left alone for a while: the tasks
-        themselves may answer.
+        A list that is refused, that did not answer at all, or gave errors twice running, is left alone for
+        a while: the tasks themselves may answer.
         """
         kind, failure, now = under_way.kind, under_way.failure, asyncio.get_running_loop().time()
         passing = failure is not None and (
@@ -236,7 +240,9 @@ class Sweeps:
             kind.pages.pause(now)
         kind.failed = failure is not None
         if passing:
-            kind.not_before = max(kind.not_before, now + (getattr(failure, "retry_after", None) or 0.0))
+            asked = getattr(failure, "retry_after", None) or 0.0
+            kind.pages.paused_until = max(kind.pages.paused_until, now + asked)
+            kind.not_before = max(kind.not_before, now + min(asked, HELD))
         for count, flight in enumerate(under_way.sweep.wanted.values(), start=1):
             if not flight.ended and failure is not None and passing:
                 self._answers.failed(flight, copy.copy(failure))

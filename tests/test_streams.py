@@ -637,3 +637,20 @@ def test_finished_requests_are_let_go(world):
     with_logging = logging.getLogger("kling_async").level
     assert virtual_time.run(main()) < 40
     assert logging.getLogger("kling_async").level == with_logging
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_client_closed_at_once_ends_the_stream(world, turns):
+    """However soon the client is closed under a stream, its reader is told, and does not wait for ever."""
+
+    async def main():
+        kling = here.client()
+        reading = asyncio.ensure_future(anext(kling.completions(here.requests(3))))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await kling.aclose()
+        with pytest.raises(KlingError, match="closed"):
+            (await reading).result()
+
+    here = world()
+    virtual_time.run(main())

@@ -136,7 +136,7 @@ class Durations:
         aim = self._polling.aim
         if aim is None:
             return _plan([], [], self._intervals)
-        longest = self._intervals[-1]
+        longest = self._polling.max_interval / (1 + self._polling.jitter)
         survival = _survival(known.seen)
         if len(survival) < ENOUGH:
             median = _median(survival) if len(survival) >= SOME else _told(task_class)

@@ -455,24 +455,6 @@ class Video:
     watermark_url: str | None = None
 
 
-class _NoReply(Mapping[str, Any]):
-    """The reply of a task without one: empty, one for all, and nobody can write to it."""
-
-    __slots__ = ()
-
-    def __getitem__(self, name: str) -> Any:
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-NO_REPLY = _NoReply()
-
-
 @attrs.frozen
 class Task:
     """A task as seen at some time.
@@ -498,7 +480,7 @@ class Task:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     units: Decimal | None = None
-    raw: Mapping[str, Any] = attrs.field(default=NO_REPLY, repr=False, eq=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, eq=False)
 
     @property
     def video(self) -> Video:

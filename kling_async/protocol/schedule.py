@@ -29,17 +29,17 @@ class Polling:
         ``w(t) = c * sqrt(S(t) / f(t))``
 
     apart, which for a given mean delay needs the fewest polls; ``c = 2 * delay / ∫ sqrt(S f) dt`` sets the
-    mean delay to *aim* times the median, or to what four polls in that span come to, if that is less. So a
-    task is first asked for when one in a hundred of its kind would be done. One that takes longer than all
-    but one of those known is asked for after
+    mean delay to *aim* times the median, and at most to half of *max_interval* and to what four polls in
+    that span come to. So a task is first asked for when one in a hundred of its kind would be done. One
+    that takes longer than all but one of those known is asked for after
 
         ``min(factor * base**n, max_interval / (1 + jitter))``
 
     for n = 0, 1, 2 ... Every wait is multiplied by ``uniform(1 - jitter, 1 + jitter)`` and never less than
-    the floor; while nothing is learned, and once one in a hundred would be done, none is longer than
-    *max_interval*. A server that asks for a longer one (``Retry-After``) is obeyed. Where the provider lists
-    tasks, those that are due within three times the mean delay are read together, a page in place of one
-    call each.
+    the floor; while little is learned, of a task whose age is not known (attached or taken up), and once one
+    in a hundred would be done, none is longer than *max_interval*. A server that asks for a longer one
+    (``Retry-After``) is obeyed. Where the provider lists tasks, those that are due within three times the
+    mean delay are read together, a page in place of one call each.
 
     Attributes:
         aim: the mean time between a task's end and its discovery, as a share of the usual generation time:
