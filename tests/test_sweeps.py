@@ -715,3 +715,42 @@ def test_only_what_changed_is_made_a_task(world):
         ]
         assert len({id(task) for task in tasks}) == 3
     assert [event.polls for event in events if isinstance(event, Polled)] == every(range(1, 11), each=20)
+
+
+def test_long_tasks_are_found_in_time(world):
+    """2 % of half an hour is more than `max_interval`, which bounds the delay, also of a list."""
+    here = world(seconds=(600.0, 1800.0))
+    fleet = Fleet(here, here.requests(160), polling=Polling(), max_in_flight=40).run()
+    assert max(fleet.late()[40:]) <= 15
+
+
+def test_quick_tasks_beside_slow_ones(world):
+    """What takes a minute is found as soon as it is alone, though what takes ten is on the same list."""
+
+    def seconds(body):
+        low, high = (400.0, 800.0) if body["mode"] == "pro" else (30.0, 60.0)
+        return here.rng.uniform(low, high)
+
+    here = world(seconds=seconds)
+    requests = [here.request(str(number), mode="std" if number % 8 else "pro") for number in range(640)]
+    fleet = Fleet(here, requests, polling=Polling(), max_in_flight=40).run()
+    quick = [late for number, late in enumerate(fleet.late()) if number % 8 and number > 160]
+    assert statistics.mean(quick) <= 2
+
+
+def test_long_retry_after_of_a_list(world):
+    """An hour of `Retry-After` is the list's and that of who was sought on it: others wait a minute of it."""
+
+    async def main():
+        async with here.client(provider=KLING, polling=EXACT) as kling:
+            first = [kling.submit_soon(request) for request in here.requests(20)]
+            await asyncio.sleep(110)
+            late = await kling.submit(here.request("late"))
+            await late.result()
+            ended.append(here.time())
+            await asyncio.gather(*(handle.result(timeout=None) for handle in first))
+
+    ended = []
+    here = world(seconds=95, faults=Faults.parse("list:empty status=429 retry_after=3600 after=1 times=1"))
+    virtual_time.run(main())
+    assert ended[0] <= 110 + 95 + 60 + 10
