@@ -242,6 +242,7 @@ class InstantCreates:
     async def send(self, request: Request, *, authorization: str, body: Body | None = None) -> Response:
         """See `kling_async.typing.Transport.send`."""
         if body is None:
+            await self.tell()  # also of the last few, which are no whole batch
             return await self._reads.send(request, authorization=authorization)
         document: dict[str, Any] = json.loads(b"".join([piece async for piece in body]))
         task_id = FIRST + self._count
