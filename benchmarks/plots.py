@@ -80,7 +80,7 @@ def draw(entries: Entries, folder: Path) -> list[Path]:
 def _rows(entries: Entries, name: str) -> Rows:
     if name == "peers":
         return _all_peers(entries)
-    entry = entries.get(name)
+    entry = entries.get("schedules" if name == "steady" else name)
     return entry.result.rows.get(name, []) if entry is not None else []
 
 
@@ -89,17 +89,17 @@ def _all_peers(entries: Entries) -> Rows:
     return [row for row in peer_rows(entries, every=True) if "error" not in row]
 
 
-def _growth(figure: Any, rows: Rows) -> None:
-    """Status requests and delay against tasks in flight."""
+def _growth(figure: Any, steady: Rows, burst: Rows) -> None:
+    """Status requests and delay against tasks in flight: always as many, or all begun and ended at once."""
     left, right = figure.subplots(1, 2)
-    at = [row["n"] for row in rows]
-    left.plot(at, [row["requests_per_task"] for row in rows], "o-", color=BLUE)
+    for rows, label, color in ((steady, "always as many", BLUE), (burst, "all at once", ORANGE)):
+        at = [row["n"] for row in rows]
+        left.plot(at, [row["requests_per_task"] for row in rows], "o-", color=color, label=label)
+        right.plot(at, [row["delay_mean"] for row in rows], "o-", color=color, label=label)
     left.set(title="Requests", ylabel="status requests per completed task", xscale="log", yscale="log")
-    for field, label, color in (("delay_mean", "mean", BLUE), ("delay_p95", "95 % within", ORANGE)):
-        right.plot(at, [row[field] for row in rows], "o-", color=color, label=label)
-    right.set(title="Delay", ylabel="detection delay, s", xscale="log")
+    right.set(title="Delay", ylabel="mean detection delay, s", xscale="log")
     _from_zero(right)
-    right.legend()
+    left.legend()
     _plain(left.yaxis)
     _in_flight(left, right)
 
@@ -266,7 +266,7 @@ def _plain(axis: Any) -> None:
 
 
 PLOTS: Final[dict[str, tuple[tuple[str, ...], float, Callable[..., None]]]] = {
-    "growth": (("growth",), 2.9, _growth),
+    "growth": (("steady", "growth"), 2.9, _growth),
     "cpu": (("peers", "growth"), 3.4, _cpu),
     "memory": (("peers", "growth"), 3.4, _memory),
     "schedules": (("schedules",), 5.6, _schedules),

@@ -45,6 +45,8 @@ DURATIONS: dict[str, Quantile] = {
     "memoryless": lambda share: -90 * math.log(1 - share),
 }
 CLASS = ("image2video", "kling-v2-6", "", "")
+STEADY = (5, 20, 100, 1000)
+"""Slots of a client that always has more requests than slots."""
 SETTLED = 600
 """Tasks after which a schedule has learned what it will."""
 
@@ -62,14 +64,16 @@ class _Counting(SimulatorTransport):
         return await super().send(request, authorization=authorization, body=body)
 
 
-def with_client(quantile: Quantile, *, lists: bool, tasks: int, seed: int) -> tuple[float, float]:
-    """Requests per task and mean delay, once 100 tasks have ended: what is learned by then is."""
+def with_client(
+    quantile: Quantile, *, lists: bool, tasks: int, seed: int, slots: int = SLOTS
+) -> tuple[float, float]:
+    """Requests per task and mean delay, once 100 tasks and twice the slots have ended: what is learned is."""
     chance, found = random.Random(seed), dict[str, float]()
     simulator = Simulator(
-        seconds=lambda _: quantile(chance.random()), parallel=SLOTS, validates_schema=False, rng=chance
+        seconds=lambda _: quantile(chance.random()), parallel=slots, validates_schema=False, rng=chance
     )
     transport = _Counting(simulator)
-    settled, reads = 100, 0
+    settled, reads = max(100, 2 * slots), 0
 
     async def main() -> None:
         nonlocal reads
@@ -79,7 +83,7 @@ def with_client(quantile: Quantile, *, lists: bool, tasks: int, seed: int) -> tu
         async with KlingClient(
             APIKey("sim-key"),
             attrs.evolve(KLING, lists=lists),
-            max_in_flight=SLOTS,
+            max_in_flight=slots,
             transport=transport,
             clock=transport.clock,
             rng=random.Random(seed),
@@ -93,6 +97,14 @@ def with_client(quantile: Quantile, *, lists: bool, tasks: int, seed: int) -> tu
     late = {made.task_id: found[made.task_id] - made.ended for made in simulator.ledger.made}
     counted = list(found)[settled:]
     return (transport.reads - reads) / len(counted), statistics.mean(late[each] for each in counted)
+
+
+def steady(seed: int, *, quick: bool) -> Iterator[dict[str, Any]]:
+    """Rows of a client whose slots are always full, for more and more of them."""
+    for slots in STEADY[: len(STEADY) - quick]:
+        tasks = max(500, 5 * slots)
+        requests, delay = with_client(DURATIONS["uniform"], lists=True, tasks=tasks, seed=seed, slots=slots)
+        yield {"n": slots, "requests_per_task": requests, "delay_mean": delay}
 
 
 # The schedule alone
@@ -244,6 +256,19 @@ def measure(runs: int, *, quick: bool) -> Result:
         figures.append(
             Figure(name=f"mean delay, {what}", unit="s", runs=[each for _, each in seen], budget=2.0)
         )
+    crowds = [dict(row, run=seed) for seed in range(runs) for row in steady(seed, quick=quick)]
+    few, crowd = (
+        [row["requests_per_task"] for row in crowds if row["n"] == n] for n in (STEADY[0], STEADY[-1 - quick])
+    )
+    figures.append(
+        Figure(
+            name=f"status requests a task with a list, {STEADY[-1 - quick]:,d} slots over {STEADY[0]}",
+            unit="x",
+            runs=[after / before for before, after in zip(few, crowd, strict=True)],
+            budget=1.0,
+            note="below 1 they fall",
+        )
+    )
     many = 1000 if quick else 6000
     rows = [dict(row, run=seed) for seed in range(runs) for row in compared(many, seed)]
     for name in DURATIONS:
@@ -263,7 +288,8 @@ def measure(runs: int, *, quick: bool) -> Result:
         Figure(name="requests x delay over fixed 5 s, memoryless", unit="x", runs=against, budget=1.05)
     )
     figures += _prior_figures(runs, 5 if quick else 40)
-    return Result(figures, {"schedules": [row for row in rows if row["run"] == 0]})
+    shown = {"schedules": rows, "steady": crowds}
+    return Result(figures, {name: [row for row in each if row["run"] == 0] for name, each in shown.items()})
 
 
 def main() -> int:

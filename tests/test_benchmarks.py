@@ -59,7 +59,8 @@ CANNED = {
                 "bound": 9.0,
             }
             for place, name in enumerate(("ours", "fixed 5 s", "ours, aim 0.04"))
-        ]
+        ],
+        steady=[{"n": n, "requests_per_task": 25 / n, "delay_mean": 1.9} for n in (5, 20, 100)],
     ),
     "makespan": entry(makespan=[{**MAKESPAN, **dict.fromkeys(plots.MAKESPAN, 0.01)}]),
 }
