@@ -6,6 +6,7 @@
 - A ``bash``, ``powershell`` or ``bat`` block is not run, but our commands in it must have their options.
 
 Every page has a folder of its own with a few photos, and a simulator that `KlingClient.from_env` finds.
+For all tests it decides what begins first.
 """
 
 import ast
@@ -36,6 +37,14 @@ from kling_async.simulator import Simulator, serve
 PHOTOS = Path(str(files("kling_async") / "photos"))
 SPEED = 10
 """How much faster time passes in code that is shown: its first poll comes after 5 s of it."""
+
+
+LONGEST = ("test_kill.py", "test_soak.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker waits for the other at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 class _QuickSelector(selectors.DefaultSelector):

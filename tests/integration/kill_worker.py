@@ -125,7 +125,7 @@ async def work(job: Job) -> int:
         new_api(job.base_url) if job.gateway else KLING.at(job.base_url),
         transport=transport,
         hooks=(death.hook,),
-        polling=Polling(factor=0.2, base=1.3, max_interval=0.6, floor=0.1),
+        polling=Polling(aim=None, factor=0.2, base=1.3, max_interval=0.6, floor=0.1),
         retries=Retries(factor=0.1, max_value=0.5, quarantine=job.quarantine),
     )
     requests = [_named(key, ImageToVideo(image=job.picture, prompt=prompt)) for key, prompt in job.items]
