@@ -9,8 +9,9 @@ import contextlib
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -79,6 +80,7 @@ class Engine:
         self._live: dict[int, Flight] = {}
         self._named: dict[str, Flight] = {}
         self._slot_keys: dict[SlotKey, SlotKey] = {}
+        self._no_reply: Mapping[str, Any] = {}  # one for all that wait: nobody writes to a `Mapping`
         self._settled: dict[str, Task] = {}
         self.unresolved: dict[str, Flight] = {}
         self._known: tuple[str, Task] | None = None
@@ -413,7 +415,7 @@ class Engine:
             return
         judged = lifecycle.observe(before, seen)
         if judged.raw and not lifecycle.is_terminal(judged.status):
-            judged = attrs.evolve(judged, raw={})  # half a kilobyte, and the end will tell more
+            judged = attrs.evolve(judged, raw=self._no_reply)  # half a kilobyte, and the end will tell more
         flight.judged = judged
         flight.error = error
         if error is not None and not flight.ended:  # a refused question: what it says of money is the task's
