@@ -27,6 +27,7 @@ from benchmarks.keeper import FIRST, Ends
 from benchmarks.peer_clients import InstantCreates, even, image_url, prompt
 from benchmarks.peer_worker import WARM_UP, Meter, resident
 from benchmarks.peers import cell, heading, line
+from benchmarks.processes import CLIENT, ROOT, pin
 from kling_async import KLING, APIKey, ImageToVideo, KlingClient
 from kling_async.protocol.identity import Token
 from kling_async.protocol.wire import Request, Response
@@ -181,7 +182,7 @@ def _alone(what: str, tasks: int, ends: Ends) -> dict[str, Any]:
     with stub.running(ends) as url:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.growth", json.dumps([what, url, tasks])],
-            cwd=stub.ROOT,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             timeout=LONGEST_RUN,
             check=True,
@@ -335,7 +336,7 @@ def main() -> int:
     """Measure and print; 1 if a figure is over its budget."""
     if len(sys.argv) > 1 and sys.argv[1].startswith("["):
         what, url, tasks = json.loads(sys.argv[1])
-        stub.pin(last=False)
+        pin(CLIENT)
         logging.disable(logging.WARNING)
         print(json.dumps(asyncio.run({"held": held, "refreshed": refreshed}[what](url, tasks))))
         return 0

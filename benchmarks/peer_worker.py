@@ -24,6 +24,7 @@ import attrs
 from benchmarks import stub
 from benchmarks.keeper import FIRST
 from benchmarks.peer_clients import CLIENTS, Client, Ledger
+from benchmarks.processes import CLIENT, pin
 
 __all__ = ["WARM_UP", "Cell", "Meter", "share"]
 
@@ -214,7 +215,7 @@ async def _report(url: str) -> dict[str, Any]:
 def main() -> None:
     """Measure the cell of the first argument and print its row."""
     cell = Cell(**json.loads(sys.argv[1]))
-    stub.pin(last=False)
+    pin(CLIENT)
     stub.open_many_files()
     logging.disable(logging.WARNING)
     try:

@@ -19,6 +19,7 @@ from benchmarks import alone, stub
 from benchmarks.figure import Figure, Result
 from benchmarks.keeper import Ends
 from benchmarks.peer_worker import WARM_UP, Cell
+from benchmarks.processes import ROOT
 
 __all__ = ["cell", "measure"]
 
@@ -67,7 +68,7 @@ def cell(
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.peer_worker", json.dumps(attrs.asdict(wanted))],
-                cwd=stub.ROOT,
+                cwd=ROOT,
                 stdout=subprocess.PIPE,
                 timeout=limit + GRACE,
                 check=True,

@@ -4,25 +4,15 @@ import asyncio
 import contextlib
 import importlib
 import json
-import os
-import resource
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-__all__ = ["CLIENT", "SERVER", "Memory", "pin", "run"]
+from benchmarks.processes import CLIENT, ROOT, pin
 
-SERVER: Final = 0
-CLIENT: Final = -1
-"""Which of the cores, in their order: server and client never share one where there are two."""
-
-
-def pin(core: int) -> None:
-    """Keep this process on one core, on systems where that can be asked for."""
-    if sys.platform == "linux":
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[core]})
+__all__ = ["Memory", "run"]
 
 
 def run(side: str, *, without: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
@@ -36,7 +26,7 @@ def run(side: str, *, without: Sequence[str] = (), **arguments: Any) -> dict[str
     document = json.dumps({"side": side, "without": list(without), "arguments": arguments})
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.sides", document],
-        cwd=Path(__file__).parent.parent,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -69,6 +59,8 @@ def _status(name: str) -> int:
 
 
 def _highest() -> int:
+    import resource  # not on Windows, where memory is not measured
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -13,12 +13,9 @@ import asyncio
 import contextlib
 import itertools
 import re
-import subprocess
 import sys
-from collections.abc import Generator
-from pathlib import Path
 
-from benchmarks.sides import SERVER, pin
+from benchmarks.processes import SERVER, pin, served
 from benchmarks.stub import task_body
 
 READ = 1024 * 1024
@@ -118,24 +115,9 @@ async def _main() -> None:
     server.close()
 
 
-@contextlib.contextmanager
-def running() -> Generator[str]:
+def running() -> contextlib.AbstractContextManager[str]:
     """The base URL of a sink in a process of its own, which ends with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.sink"],
-        cwd=Path(__file__).parent.parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
+    return served("benchmarks.sink")
 
 
 if __name__ == "__main__":

@@ -12,22 +12,19 @@ import itertools
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator
-from pathlib import Path
+from collections.abc import Callable
 
 import attrs
 
 from benchmarks.keeper import Ends, Keeper, reply
+from benchmarks.processes import SERVER, pin, served
 
 BODY_SIZE = 1024
 """Bytes of a poll's reply: Kling's own are about that long with a signed URL in them."""
 LIFETIME = 900.0
 """Seconds after which it ends by itself, whoever forgot it."""
-ROOT = Path(__file__).parent.parent
-"""Where ``benchmarks`` can be imported."""
 BACKLOG = 4096
 """Connections that may wait to be accepted: every create of our client comes over one of its own."""
 
@@ -97,12 +94,6 @@ def _length(head: bytes) -> int:
     return 0
 
 
-def pin(*, last: bool) -> None:
-    """Keep this process on the first core it may use, or on the *last*, where the system can do that."""
-    if sys.platform == "linux" and len(cores := sorted(os.sched_getaffinity(0))) > 1:
-        os.sched_setaffinity(0, {cores[-1 if last else 0]})
-
-
 def open_many_files() -> None:
     """Let this process have as many connections as the system grants it."""
     if sys.platform != "win32":
@@ -114,8 +105,7 @@ def open_many_files() -> None:
 
 
 async def _main(ends: Ends | None) -> None:
-    if ends is not None:
-        pin(last=True)
+    pin(SERVER)
     open_many_files()
     loop = asyncio.get_running_loop()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -137,29 +127,13 @@ async def _main(ends: Ends | None) -> None:
     server.close()
 
 
-@contextlib.contextmanager
-def running(ends: Ends | None = None) -> Generator[str]:
+def running(ends: Ends | None = None) -> contextlib.AbstractContextManager[str]:
     """The base URL of a stub in a process of its own, which ends with the block.
 
     Args:
         ends: when its tasks end; None: it keeps none, and each is being generated for ever.
     """
-    options = [] if ends is None else [json.dumps(attrs.asdict(ends))]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.stub", *options],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.stdin.close()
-        process.wait()
-        process.stdout.close()
+    return served("benchmarks.stub", *([] if ends is None else [json.dumps(attrs.asdict(ends))]))
 
 
 if __name__ == "__main__":
