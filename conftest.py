@@ -39,12 +39,27 @@ SPEED = 10
 """How much faster time passes in code that is shown: its first poll comes after 5 s of it."""
 
 
-LONGEST = ("test_kill.py", "test_soak.py")
+LONGEST = (
+    "test_kill.py",
+    "test_soak.py",
+    "test_hygiene.py",
+    "test_at_once.py",
+    "test_journal.py",
+    "test_secrets.py",
+    "test_process.py",
+    "test_resume.py",
+    "test_faults.py",
+    "test_fuzz.py",
+    "test_sweeps.py",
+    "test_slots_in_time.py",
+)
+"""Files whose tests take longest, waits included, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no worker waits for the other at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """What takes longest begins first, so that no worker waits for the others at the end."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 class _QuickSelector(selectors.DefaultSelector):

@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 NAMES: Final = (
-    *("poll_cost", "uploads", "downloads", "submits", "imports"),
-    *("makespan", "schedules", "growth", "peers"),
+    *("poll_cost", "uploads", "downloads", "submits", "imports", "loops"),
+    *("makespan", "schedules", "callbacks", "growth", "peers"),
 )
 """The benchmarks, in the order in which they run."""
 ROOT: Final = Path(__file__).parent.parent

@@ -1,125 +1,23 @@
 """Asyncio SDK for Kling image-to-video: nothing is paid twice, nothing paid is lost."""
 
-from kling_async.client import KlingClient, Statistics, animate
-from kling_async.handles import TaskHandle
-from kling_async.instrumentation import Completed, Event, Hook, Polled, Retried, Saved, Submitted, Waiting
-from kling_async.protocol.auth import AccessKey, APIKey
-from kling_async.protocol.errors import (
-    AccountError,
-    AlreadyExistsError,
-    APIError,
-    AuthenticationError,
-    BudgetError,
-    CallbackError,
-    ConcurrencyLimitError,
-    ConfigurationError,
-    ConnectError,
-    DownloadError,
-    EngineError,
-    GatewayError,
-    InvalidRequestError,
-    JournalError,
-    KlingError,
-    NotFoundError,
-    Outcome,
-    PolicyError,
-    Problem,
-    ProtocolError,
-    RateLimitError,
-    RequestError,
-    ResponseLostError,
-    ServerError,
-    TaskFailedError,
-    TaskLostError,
-    TransportError,
-    UnsupportedError,
-    WaitTimeoutError,
-)
-from kling_async.protocol.models import (
-    DEFAULT_MODEL,
-    CameraConfig,
-    CameraControl,
-    DynamicMask,
-    Image,
-    ImageToVideo,
-    MultiImageToVideo,
-    Point,
-    Shot,
-    Task,
-    TaskStatus,
-    Video,
-    VideoRequest,
-)
-from kling_async.protocol.providers import COMETAPI, EZMODEL, KLING, KLING_CN, Provider, new_api
-from kling_async.protocol.schedule import Polling
-from kling_async.retries import Retries
-from kling_async.streams import Completion, Completions
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "COMETAPI",
-    "DEFAULT_MODEL",
-    "EZMODEL",
-    "KLING",
-    "KLING_CN",
-    "APIError",
-    "APIKey",
-    "AccessKey",
-    "AccountError",
-    "AlreadyExistsError",
-    "AuthenticationError",
-    "BudgetError",
-    "CallbackError",
-    "CameraConfig",
-    "CameraControl",
-    "Completed",
-    "Completion",
-    "Completions",
-    "ConcurrencyLimitError",
-    "ConfigurationError",
-    "ConnectError",
-    "DownloadError",
-    "DynamicMask",
-    "EngineError",
-    "Event",
-    "GatewayError",
-    "Hook",
-    "Image",
-    "ImageToVideo",
-    "InvalidRequestError",
-    "JournalError",
-    "KlingClient",
-    "KlingError",
-    "MultiImageToVideo",
-    "NotFoundError",
-    "Outcome",
-    "Point",
-    "PolicyError",
-    "Polled",
-    "Polling",
-    "Problem",
-    "ProtocolError",
-    "Provider",
-    "RateLimitError",
-    "RequestError",
-    "ResponseLostError",
-    "Retried",
-    "Retries",
-    "Saved",
-    "ServerError",
-    "Shot",
-    "Statistics",
-    "Submitted",
-    "Task",
-    "TaskFailedError",
-    "TaskHandle",
-    "TaskLostError",
-    "TaskStatus",
-    "TransportError",
-    "UnsupportedError",
-    "Video",
-    "VideoRequest",
-    "WaitTimeoutError",
-    "Waiting",
-    "animate",
-    "new_api",
-]
+if TYPE_CHECKING:
+    from kling_async.public import *  # noqa: F403 - that module lists them
+    from kling_async.public import __all__ as __all__
+else:
+    # Type checkers do not see this, so that a name that is not public stays an error to them.
+
+    def __getattr__(name: str) -> object:
+        """Load the public names on first use: pytest imports this package to find fixtures in it."""
+        if name == "__all__" or not name.startswith("__"):
+            from importlib import import_module
+
+            public = import_module(f"{__name__}.public")
+            globals().update({each: getattr(public, each) for each in public.__all__}, __all__=public.__all__)
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -7,6 +7,7 @@ up, nothing can tell, and the task ends as `may_exist`: then only the caller can
 """
 
 import asyncio
+import contextlib
 import itertools
 import random
 from collections.abc import Callable
@@ -69,6 +70,14 @@ class Resolver:
             self._may_exist(flight, cause)
         except GatewayError as error:
             self._may_exist(flight, error)
+
+    async def look(self, flight: Flight) -> None:
+        """Look for *flight* once, out of turn; what is not found is looked for in turn."""
+        with contextlib.suppress(KlingError):
+            if await self.can_look_up():
+                self._keeper.acknowledge(
+                    flight, await self._api.named(flight.endpoint, flight.judged.external_task_id or "")
+                )
 
     async def found(self, flight: Flight) -> Task | None:
         """Look *flight* up by its external_task_id until there is an answer; None: there is no such task.

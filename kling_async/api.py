@@ -1,9 +1,12 @@
 """One call to the provider: sign it as late as can be, send it, read the answer."""
 
+import asyncio
 import gc
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -26,6 +29,8 @@ from kling_async.protocol.wire import Request, Response
 from kling_async.typing import Body, Transport, WallClock
 
 __all__ = ["Api"]
+
+logger = logging.getLogger("kling_async")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -68,7 +73,7 @@ class Api:
     async def poll(self, endpoint: str, task_id: str, known: Task) -> Task | None:
         """Read one task like `task`; None: it still stands as *known*."""
         request = wire.query(self.provider, endpoint, task_id)
-        return await self._read(request, partial(wire.read_poll, known=known))
+        return await self._read(request, partial(wire.read_poll, known=known), glances=True)
 
     async def named(self, endpoint: str, external_task_id: str) -> Task:
         """Look one task up by the external_task_id that we gave it; an answer about another is none."""
@@ -133,30 +138,49 @@ class Api:
             case _:
                 return False
 
-    async def _read(self, request: Request, read: "_Reader[T]") -> T:
+    async def _read(self, request: Request, read: "_Reader[T]", *, glances: bool = False) -> T:
         try:
-            return await self._call(request, read)
+            return await self._call(request, read, glances=glances)
         except (TransportError, ProtocolError) as error:
             error.outcome = Outcome.NOT_CREATED  # reading pays nothing
             raise
 
-    async def _call(self, request: Request, read: "_Reader[T]", body: Body | None = None) -> T:
+    async def _call(
+        self, request: Request, read: "_Reader[T]", body: Body | None = None, *, glances: bool = False
+    ) -> T:
         try:
-            return await self._once(request, read, body)
+            return await self._once(request, read, body, glances)
         except AuthenticationError as error:
             if error.code not in _RESIGN or not self._signer.renew():
                 raise
-        return await self._once(request, read, body)
+        return await self._once(request, read, body, glances)
 
-    async def _once(self, request: Request, read: "_Reader[T]", body: Body | None) -> T:
+    async def _once(self, request: Request, read: "_Reader[T]", body: Body | None, glances: bool) -> T:
+        """One attempt.
+
+        Args:
+            request: what to send.
+            read: reads the response; called twice only if it *glances*.
+            body: goes with it.
+            glances: it keeps nothing of a response for which it returns None, which then need not be searched
+                for our secret: most polls tell nothing new, and they are most of the work.
+        """
         authorization = self._signer.bearer(self.clock())
-        response = await self.transport.send(request, authorization=authorization, body=body)
-        secret = authorization.removeprefix("Bearer ").encode()
-        # some say a refused key back, and what they say is shown and logged; a shorter one is no key
-        if len(secret) >= 16 and secret in response.body:
-            response = attrs.evolve(response, body=response.body.replace(secret, b"***"))
+        send = self._send_logged if logger.isEnabledFor(logging.DEBUG) else self.transport.send
+        response = await send(request, authorization=authorization, body=body)
+        now = self.clock()
+        if glances:
+            try:
+                answer = read(response, now=now)
+            except KlingError:
+                pass  # it is read again below, where nothing unmasked can hang on what is raised
+            else:
+                if answer is None:
+                    self._answered = True
+                    return answer
+        response = _masked(response, authorization)
         try:
-            answer = read(response, now=self.clock())
+            answer = read(response, now=now)
         except ProtocolError:
             raise
         except KlingError:
@@ -164,3 +188,32 @@ class Api:
             raise
         self._answered = True
         return answer
+
+    async def _send_logged(
+        self, request: Request, *, authorization: str, body: Body | None = None
+    ) -> Response:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        told = "not answered"
+        try:
+            response = await self.transport.send(request, authorization=authorization, body=body)
+            told = str(response.status)
+        except KlingError as error:
+            told = type(error).__name__
+            raise
+        finally:
+            path, size = urlsplit(request.url).path, 0 if body is None else body.size
+            took = (loop.time() - began) * 1000
+            logger.debug("%s %s: %s, %.0f ms, %d bytes of body", request.method, path, told, took, size)
+        return response
+
+
+def _masked(response: Response, authorization: str) -> Response:
+    """*response* without the secret that asked for it; itself where it does not say it back.
+
+    Some say a refused key back, and what they say is shown and logged; a shorter one is no key.
+    """
+    secret = authorization.removeprefix("Bearer ").encode()
+    if len(secret) < 16 or secret not in response.body:
+        return response
+    return attrs.evolve(response, body=response.body.replace(secret, b"***"))

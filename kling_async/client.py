@@ -21,6 +21,7 @@ from kling_async.instrumentation import Hook, Hooks
 from kling_async.parts import is_file
 from kling_async.protocol import auth
 from kling_async.protocol.auth import Credentials
+from kling_async.protocol.callbacks import Callback
 from kling_async.protocol.errors import (
     ConfigurationError,
     KlingError,
@@ -31,7 +32,7 @@ from kling_async.protocol.providers import KLING, Provider
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries
 from kling_async.streams import Completions, Requests
-from kling_async.typing import Again, Transport, WallClock, never
+from kling_async.typing import Again, CallbackURL, Transport, WallClock, never
 
 if TYPE_CHECKING:
     from kling_async.feeding import Stream
@@ -44,23 +45,29 @@ __all__ = ["KlingClient", "Statistics", "animate"]
 
 @attrs.frozen
 class Statistics:
-    """What a client is doing.
+    """What a client is doing, and what it did since it was entered; all zero before that.
 
     Attributes:
-        waiting: requests in line for a slot.
-        in_flight: tasks submitted or being submitted and not terminal.
-        limit: how many tasks per model may be in flight, given or learned.
-        succeeded: tasks that succeeded since the client was entered.
+        waiting: requests in line for a slot, now.
+        in_flight: tasks submitted or being submitted and not terminal, now.
+        limit: tasks per model that may be in flight, given or learned by now.
+        succeeded: tasks that succeeded.
         failed: tasks that ended otherwise.
-        polls: status requests made.
+        polls: status requests made, each for one task or for a page of them.
+        retries: submits after the first of each request.
+        saved: videos downloaded.
+        callbacks: tasks whose end was told by a callback before any poll did.
     """
 
-    waiting: int
-    in_flight: int
-    limit: int
-    succeeded: int
-    failed: int
-    polls: int
+    waiting: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    polls: int = 0
+    retries: int = 0
+    saved: int = 0
+    callbacks: int = 0
 
 
 class KlingClient:
@@ -82,6 +89,8 @@ class KlingClient:
         journal: a file that records every task, so that a later run goes on where this one ended; or a
             folder, in which each process takes a free one. Without it, ``save_to`` keeps one beside its
             files.
+        callback_url: where Kling posts the status changes of every task whose request does not say so, or
+            what gives that URL for an external_task_id; give what arrives there to `observe`.
         session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's
             own.
         transport: takes the place of aiohttp altogether.
@@ -106,6 +115,7 @@ class KlingClient:
         retries: Retries | None = None,
         session: aiohttp.ClientSession | None = None,
         journal: str | Path | None = None,
+        callback_url: CallbackURL | None = None,
         transport: Transport | None = None,
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
@@ -118,6 +128,8 @@ class KlingClient:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
             raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
+        if isinstance(callback_url, str) and not callback_url.startswith(("http://", "https://")):
+            raise ConfigurationError("callback_url must be an http(s) URL")
         # Here and not above: the engine, its journal and its downloads are most of what there is to import,
         # and nobody waits for them who has made no client yet.
         from kling_async.engine import Options
@@ -134,6 +146,7 @@ class KlingClient:
                 max_uploads=max_uploads,
                 polling=polling or Polling(),
                 retries=retries or Retries(),
+                callback_url=callback_url,
                 hooks=Hooks(hooks),
                 rng=rng or random.SystemRandom(),
             ),
@@ -177,7 +190,16 @@ class KlingClient:
         return f"<KlingClient {self.provider.name} at {self.provider.base_url}>"
 
     async def __aenter__(self) -> Self:
-        self._running()
+        """Begin to work; with ``journal=``, go on at once with what an earlier run left unfinished.
+
+        Raises:
+            JournalError: the journal cannot be used.
+        """
+        try:
+            await self._running().recording()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def __aexit__(
@@ -304,12 +326,25 @@ class KlingClient:
         parsed = self._setup.token(token)
         return self._running().attach(parsed)
 
+    def observe(self, callback: Callback) -> bool:
+        """Take news that Kling sent by itself; see `kling_async.webhook.read`.
+
+        One that Kling signed is believed. Any other is a hint: its task is asked for now, once, and again no
+        sooner than `Polling.floor`. Where callbacks come, tasks are asked for only when theirs is overdue.
+
+        Returns:
+            False: it is of no task of this client; pass it on to where it may be known. It is kept for a
+            minute all the same, since it may be faster than the reply to its submit.
+        """
+        work = self._work
+        return work is not None and not work.engine.crew.ended and work.engine.callbacks.receive(callback)
+
     def tasks(self) -> list[TaskHandle]:
         """Handles of all tasks not yet terminal, the earliest first."""
         if self._work is None:
             return []
         engine = self._work.engine
-        return [TaskHandle(engine, flight) for flight in engine.live]
+        return [TaskHandle(engine, flight) for flight in engine.register.live.values()]
 
     async def resubmit(self, lost: str | KlingError) -> TaskHandle:
         """Submit anew what may exist and nothing can look up: this may pay a second time.
@@ -375,18 +410,21 @@ class KlingClient:
         return await self._serving().download(task, _path(to), None)
 
     def statistics(self) -> Statistics:
-        """What the client is doing now."""
+        """What the client is doing now, and what it did so far."""
         if self._work is None:
-            return Statistics(0, 0, 0, 0, 0, 0)
+            return Statistics()
         engine = self._work.engine
         waiting = engine.submission.lines.waiting
         return Statistics(
             waiting=waiting,
-            in_flight=len(engine.live) - waiting,
+            in_flight=len(engine.register.live) - waiting,
             limit=engine.submission.lines.limit,
-            succeeded=engine.succeeded,
-            failed=engine.failed,
+            succeeded=engine.register.succeeded,
+            failed=engine.register.failed,
             polls=engine.pollers.requests,
+            retries=engine.submission.retries,
+            saved=self._work.downloads.saved,
+            callbacks=engine.callbacks.told_first,
         )
 
     def _running(self) -> "Running":
@@ -427,7 +465,7 @@ async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".
     """
     request = ImageToVideo(image=image, prompt=prompt, **fields)
     async with KlingClient.from_env() as kling:
-        _, path = await kling._running().make(request, None, 3600, _path(to))  # noqa: SLF001 - our own
+        _, path = await kling._running().make(request, None, 3600, _path(to))  # noqa: SLF001 - `run` tells no path
     assert path is not None  # a place was given
     return path
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,7 @@ class Crew:
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="kling-async")
         self._jobs: set[asyncio.Future[Any]] = set()
         self._visits: set[asyncio.Timeout] = set()
-        self._backlog: list[Coroutine[Any, Any, None]] = []
+        self._backlog: list[tuple[Coroutine[Any, Any, None], contextvars.Context]] = []
         self._group: asyncio.TaskGroup | None = None
         self._inside: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()
@@ -79,7 +80,9 @@ class Crew:
         return self._main is None or self._main.done()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> bool:
-        """Run *coroutine* in the task group; an exception it lets out is a bug and ends the engine.
+        """Run *coroutine* in the task group, in the context of the caller.
+
+        An exception it lets out is a bug and ends the engine.
 
         Returns:
             False: the engine has ended, nothing is run.
@@ -88,7 +91,7 @@ class Crew:
             coroutine.close()
             return False
         if self._group is None:
-            self._backlog.append(coroutine)
+            self._backlog.append((coroutine, contextvars.copy_context()))
         else:
             task = self._group.create_task(self._guarded(coroutine))
             self._inside.add(task)
@@ -172,8 +175,8 @@ class Crew:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 backlog, self._backlog = self._backlog, []
-                for coroutine in backlog:
-                    self.spawn(coroutine)
+                for coroutine, context in backlog:
+                    context.run(self.spawn, coroutine)
                 try:
                     await self._halt.wait()
                 finally:
@@ -198,5 +201,5 @@ class Crew:
             await self._close()
 
     def _drop_backlog(self, _: "asyncio.Task[None]") -> None:
-        for coroutine in self._backlog:
+        for coroutine, _context in self._backlog:
             coroutine.close()

@@ -52,6 +52,9 @@ class Downloads:
         proxy: URL of an HTTP proxy.
         places: attempts at once; a download that waits for its next one holds none.
         timeout: of each attempt.
+
+    Attributes:
+        saved: files written.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Downloads:
         self._places = asyncio.Semaphore(places)
         self._timeout = timeout
         self._fetch = retrying(self._fetch_once, retries, creating=False, rng=rng)
+        self.saved = 0
 
     async def save(
         self, task: Task, to: Path, *, name: str | None = None, claim: Claim | None = None
@@ -112,6 +116,7 @@ class Downloads:
             raise
         finally:
             await self._step(part.close)
+        self.saved += 1
         self._hooks.tell(
             Saved(
                 key=name,
@@ -120,6 +125,7 @@ class Downloads:
                 path=path,
                 size=part.size,
                 elapsed=now() - started,
+                retries=part.attempts - 1,
             )
         )
         return path
@@ -169,6 +175,7 @@ class Downloads:
 
     async def _fetch_once(self, video: Video, part: Part) -> None:
         """One attempt at the bytes that *part* lacks."""
+        part.attempts += 1
         async with self._places:
             if self._session is None:
                 self._session = self._open_session()

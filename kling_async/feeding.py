@@ -154,14 +154,13 @@ class Stream:
         item = _Item(self.taken, key or self._name(request), request, task)
         self.taken += 1
         try:
-            flight = self.engine.new_flight(request, key)
+            flight = self.engine.intake.join(request, key)
         except KlingError as error:
             self._end(item, error)
             raise
         flight.label = item.key
         flight.listen(self._listener(item))  # hears every end, also that of the check
-        self.engine.join(flight)
-        await self.engine.check_quietly(flight, self.recording)
+        await self.engine.intake.check_quietly(flight, self.recording)
         return flight.same is None and not flight.resumed
 
     def _name(self, request: VideoRequest) -> str:

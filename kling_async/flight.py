@@ -49,6 +49,7 @@ class Flight:
         taken_at: when it joined the queue, seconds of the loop's clock.
         missing_since: since when the server has said it knows no such task.
         made_here: this run's own POST made it, so that its age is known.
+        attempts: how often this run began to submit it.
         polls: how often it was asked for.
         due: when it is polled next, seconds of the loop's clock; the schedule's.
         same: the flight that was there before for the same key and request; this one only shows it.
@@ -81,6 +82,7 @@ class Flight:
     taken_at: float = 0.0
     missing_since: float | None = None
     made_here: bool = False
+    attempts: int = 0
     polls: int = 0
     due: float | None = None
     same: "Flight | None" = None
@@ -107,6 +109,11 @@ class Flight:
     def submitted(self) -> bool:
         """Whether Kling has acknowledged it, or it ended without, and that is durable."""
         return self.task.status not in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
+
+    @property
+    def retries(self) -> int:
+        """Submits of it after the first, by this run."""
+        return max(0, self.attempts - 1)
 
     @property
     def token(self) -> str:

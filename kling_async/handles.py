@@ -65,7 +65,7 @@ class TaskHandle:
 
     def withdraw(self) -> bool:
         """Take the request back while it waits for its slot; False: its POST has begun."""
-        return self._engine.withdraw(self._flight)
+        return self._engine.intake.withdraw(self._flight)
 
     async def result(self, timeout: float | None = 3600) -> Task:
         """Wait for the video.

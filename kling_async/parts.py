@@ -41,6 +41,10 @@ class Part:
     ends with the process: another download of the same task takes a part of its own.
 
     Its methods block. One follows the other: they are never called at the same time.
+
+    Attributes:
+        size: bytes that are there.
+        attempts: how often its download was tried.
     """
 
     def __init__(self, folder: Path, task_id: str) -> None:
@@ -50,6 +54,7 @@ class Part:
         self._path = folder
         self._version = ""
         self.size = 0
+        self.attempts = 0
 
     def open(self, wanted: Path | None) -> None:
         """Take what an earlier download left, if nobody else has it.

@@ -23,6 +23,10 @@ FLOOR = 1.0
 """Seconds between two polls of a task at least, unless the caller or the provider says otherwise."""
 
 
+GRACE = 1.0
+"""Seconds a callback may take before it is called overdue."""
+
+
 class Pollers:
     """Polls every flight until it is terminal.
 
@@ -36,7 +40,10 @@ class Pollers:
         rng: jitter.
         keeper: told of what was seen.
         hooks: told of every poll.
+        told_by_itself: whether Kling can be relied on to tell of a flight's end by a callback.
 
+    Attributes:
+        floor: seconds between two polls of a task at least.
     """
 
     def __init__(
@@ -48,12 +55,15 @@ class Pollers:
         rng: random.Random,
         keeper: Keeper,
         hooks: Hooks,
+        told_by_itself: Callable[[Flight], bool],
     ) -> None:
-        floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
+        self.floor = floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
         self._api = api
         self._polling = polling
         self._durations = Durations(polling, poll_intervals(polling), floor=floor, rng=rng)
         self._flights = flights
+        self._told_by_itself = told_by_itself
+        self._once_more: set[int] = set()
         self._kinds: dict[str, Kind] = {}
         self._answers = Answers(
             keeper=keeper,
@@ -102,15 +112,51 @@ class Pollers:
             if not flight.made_here:  # it may be older than we know, so its age says little
                 wait = min(wait, max(self._polling.max_interval, hint or 0.0))
             due = seen_at + wait
+            if flight.made_here and self._told_by_itself(flight):  # nobody asks until a callback is overdue
+                due = max(due, begun + self._durations.plan(flight.task_class).late + GRACE)
+            if flight.order in self._once_more:
+                self._once_more.discard(flight.order)
+                due = min(due, now + self.floor)
+        self._set_due(flight, min(due, max(now, begun + self._polling.give_up)))
+
+    def ask(self, flight: Flight, at: float) -> None:
+        """Have *flight* polled at that time of the loop's clock, for news of it is said to be there.
+
+        One that is being asked for, perhaps a moment too early, is asked for once more; and so is each at a
+        gateway that looks at Kling only now and then.
+        """
+        if flight.due is None or self._api.provider.poll_floor:
+            self._once_more.add(flight.order)
+        if flight.due is None:
+            return
+        if at <= asyncio.get_running_loop().time():
+            self._kinds[flight.endpoint].schedule.discard(flight)
+            self._jobs.put_nowait((self._poll, flight))
+        elif at < flight.due:
+            self._set_due(flight, at)
+
+    def reschedule(self, since: float) -> None:
+        """What is known of ends has changed; *since* that time of the loop's clock nobody told of any."""
+        self._jobs.put_nowait((self._reschedule, since))
+
+    async def _reschedule(self, since: float) -> None:
+        for count, flight in enumerate(list(self._flights.values()), start=1):
+            if flight.due is not None and flight.acknowledged_at is not None:
+                self.watch(flight, seen_at=max(since, flight.acknowledged_at))
+            if count % TAKEN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    def _set_due(self, flight: Flight, due: float) -> None:
         kind = self._kinds.get(flight.endpoint)
         if kind is None:
             kind = self._kinds[flight.endpoint] = Kind(flight.endpoint, Schedule(self._flights))
-        kind.schedule.add(flight, min(due, max(now, begun + self._polling.give_up)))
+        kind.schedule.add(flight, due)
         if not kind.sweeping:
             self._set_timer(kind)
 
     def landed(self, flight: Flight) -> None:
         """*flight* is terminal: never poll it again, and learn how long such tasks take."""
+        self._once_more.discard(flight.order)
         kind = self._kinds.get(flight.endpoint)
         if kind is not None:
             kind.schedule.discard(flight)

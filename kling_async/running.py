@@ -88,7 +88,7 @@ class Running:
             closers.append(transport.aclose)
         api = Api(transport, Signer(setup.credentials), setup.provider, setup.clock)
         self.engine = Engine(api, setup.options, closers)
-        self._downloads = Downloads(
+        self.downloads = Downloads(
             self._open_session,
             fresh=self._fresh,
             in_thread=self.engine.crew.in_thread,
@@ -97,7 +97,7 @@ class Running:
             hooks=setup.options.hooks,
             proxy=setup.proxy,
         )
-        closers.append(self._downloads.aclose)
+        closers.append(self.downloads.aclose)
         closers.append(self._end_streams)
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._saves: weakref.WeakKeyDictionary[Flight, asyncio.Lock] = weakref.WeakKeyDictionary()
@@ -123,27 +123,23 @@ class Running:
         if path is None:
             return None
         by_content = by_content or save_to is not None
-        return await self.engine.recording(path, again=again, by_content=by_content, namespace=namespace)
-
-    def flight(self, request: VideoRequest, key: str | None) -> Flight:
-        """A new flight for *request*, in line and unchecked."""
-        flight = self.engine.new_flight(request, key)
-        self.engine.join(flight)
-        return flight
+        return await self.engine.intake.recording(
+            path, again=again, by_content=by_content, namespace=namespace
+        )
 
     async def submit(self, request: VideoRequest, key: str | None, *, wait: bool) -> TaskHandle:
         """See `KlingClient.submit`."""
-        flight = self.flight(request, key)
+        flight = self.engine.intake.join(request, key)
         flight.waits = wait
         await self._check(flight)
         if not wait:
-            self.engine.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
-        await self.engine.acknowledged(flight)
+            self.engine.intake.withdraw(flight, ConcurrencyLimitError("no slot is free now"))
+        await self.engine.intake.acknowledged(flight)
         return TaskHandle(self.engine, flight)
 
     def submit_soon(self, request: VideoRequest, key: str | None) -> TaskHandle:
         """See `KlingClient.submit_soon`."""
-        flight = self.flight(request, key)
+        flight = self.engine.intake.join(request, key)
 
         async def check() -> None:
             with contextlib.suppress(KlingError):  # told by the flight's own end
@@ -183,27 +179,27 @@ class Running:
 
     def attach(self, token: identity.Token) -> TaskHandle:
         """See `KlingClient.attach`."""
-        return TaskHandle(self.engine, self.engine.attach(token))
+        return TaskHandle(self.engine, self.engine.intake.attach(token))
 
     async def resubmit(self, token: identity.Token) -> TaskHandle:
         """See `KlingClient.resubmit`."""
         name = token.external_task_id or ""
-        lost = self.engine.unresolved.get(name)
+        lost = self.engine.register.unresolved.get(name)
         if lost is None or lost.request is None:
             what = "this client has no such request"
             raise RequestError(what, advice="submit the request itself, under a new key")
         recording = None
         if lost.journal is not None and lost.record is not None:
             recording = Recording(lost.journal, again=lambda _key, _status: True, row=lost.record.key)
-        flight = self.flight(lost.request, lost.key)
+        flight = self.engine.intake.join(lost.request, lost.key)
         flight.generation = lost.generation + 1
-        del self.engine.unresolved[name]  # decided: a second call must not pay once more
+        del self.engine.register.unresolved[name]  # decided: a second call must not pay once more
         try:
-            await self.engine.check(flight, recording)
-            await self.engine.acknowledged(flight)
+            await self.engine.intake.check(flight, recording)
+            await self.engine.intake.acknowledged(flight)
         finally:
             if flight.judged.status is TaskStatus.REFUSED:
-                self.engine.unresolved[name] = lost
+                self.engine.register.unresolved[name] = lost
         return TaskHandle(self.engine, flight)
 
     async def make(
@@ -211,11 +207,11 @@ class Running:
     ) -> tuple[Task, Path | None]:
         """*request* submitted and waited for, and its video saved; see `KlingClient.run`."""
         taken = _taken(to)
-        flight = self.flight(request, key)
+        flight = self.engine.intake.join(request, key)
         try:
             async with asyncio.timeout(timeout):
                 await self._check(flight, to, taken)
-                await self.engine.acknowledged(flight)
+                await self.engine.intake.acknowledged(flight)
                 await TaskHandle(self.engine, flight).result(timeout=None)
         except TimeoutError as error:
             if isinstance(error, WaitTimeoutError):
@@ -241,14 +237,14 @@ class Running:
             raise flight.about(DownloadError("the task succeeded, and the provider names no video of it"))
         async with self.engine.crew.visit(DownloadError):  # its row belongs to it: closing can wait for both
             claim = functools.partial(self.engine.books.claimed, flight)
-            path = await self._downloads.save(flight.task, to, name=name, claim=claim)
+            path = await self.downloads.save(flight.task, to, name=name, claim=claim)
             await self.engine.books.stored(flight, path)
         return path
 
     async def download(self, task: Task, to: Path, name: str | None) -> Path:
         """See `KlingClient.download`."""
         async with self.engine.crew.visit(DownloadError):
-            return await self._downloads.save(task, to, name=name)
+            return await self.downloads.save(task, to, name=name)
 
     async def list_tasks(self, endpoint: str, page_size: int) -> AsyncIterator[Task]:
         """See `KlingClient.list_tasks`."""
@@ -269,9 +265,9 @@ class Running:
         try:
             recording = await self.recording(to)
         except BaseException as error:
-            self.engine.withdraw(flight, error if isinstance(error, KlingError) else None)
+            self.engine.intake.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
-        await self.engine.check(flight, recording, refusal=refusal)
+        await self.engine.intake.check(flight, recording, refusal=refusal)
 
     async def _fresh(self, task: Task) -> Task:
         """*task* as the provider shows it today; its kind is not written on it, so each is asked for."""
@@ -283,6 +279,10 @@ class Running:
 
     def _open_session(self) -> aiohttp.ClientSession:
         """The session for the video host: nothing of the API's in it."""
+        of_transport = getattr(self._setup.transport, "open_session", None)
+        if of_transport is not None:
+            session: aiohttp.ClientSession = of_transport()
+            return session
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._setup.ssl or default_ssl()),
             cookie_jar=aiohttp.DummyCookieJar(),

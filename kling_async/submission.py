@@ -14,13 +14,14 @@ from typing import Any
 from kling_async.ambiguity import Resolver
 from kling_async.api import Api
 from kling_async.flight import Flight, Keeper
-from kling_async.instrumentation import Hooks, Retried, Submitted, Waiting
+from kling_async.instrumentation import Checked, Hooks, Retried, Submitted, Waiting
 from kling_async.lines import Lines
 from kling_async.protocol import wire
 from kling_async.protocol.errors import (
     AlreadyExistsError,
     ConcurrencyLimitError,
     InvalidRequestError,
+    JournalError,
     KlingError,
     Outcome,
     RateLimitError,
@@ -51,7 +52,10 @@ class Submission:
         max_uploads: bodies over 64 KiB on their way at once.
         retries: for what by proof made nothing.
         rng: jitter.
-        hooks: told of waits, retries and acknowledgements.
+        hooks: told of checked requests, waits, retries and acknowledgements.
+
+    Attributes:
+        retries: submits after the first of each request.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Submission:
         )
         self._places = asyncio.Semaphore(max_uploads)
         self._retries = retries
+        self.retries = 0
         self._rng = rng
         self._hooks = hooks
         self._posts: dict[Flight, asyncio.Task[None]] = {}
@@ -90,6 +95,14 @@ class Submission:
 
     def ready(self, flight: Flight) -> None:
         """The pictures of *flight* are checked: it leaves when it is first and has its slot."""
+        self._hooks.tell(
+            Checked(
+                model_name=flight.slot_key[1],
+                endpoint=flight.endpoint,
+                provider=self._api.provider,
+                **_names(flight),
+            )
+        )
         self.lines.dispatch(flight.slot_key)
         if flight.in_line:
             self._hooks.tell(Waiting(**_names(flight)))
@@ -101,6 +114,10 @@ class Submission:
             self.lines.release(flight)  # other news was faster
         else:
             self._spawn(self._resolver.resolve(flight, cause))
+
+    def look_up(self, flight: Flight) -> None:
+        """Look for *flight*, whose answer was lost, now: somebody says that it was made."""
+        self._spawn(self._resolver.look(flight))
 
     async def quiet(self) -> None:
         """Wait until every POST that is out has been answered. Nothing new leaves: call `stop` first."""
@@ -137,7 +154,7 @@ class Submission:
             self._refused(flight, error)
         except KlingError as error:
             self.lines.failed(flight)
-            if error.outcome is Outcome.MAY_EXIST and not self._api.stops_account(error):
+            if _is_open(error) and not self._api.stops_account(error):
                 self._missed(flight)
                 self.resolve(flight, error)
             else:
@@ -193,10 +210,15 @@ class Submission:
             if found is None:
                 raise
             seen = found
-        model = flight.request.model_name if flight.request else ""
-        names = {**_names(flight), "task_id": seen.task_id}
-        upload = loop.time() - left_at
-        self._hooks.tell(Submitted(model_name=model, slot_wait=slot_wait, upload=upload, **names))
+        self._hooks.tell(
+            Submitted(
+                model_name=flight.slot_key[1],
+                slot_wait=slot_wait,
+                upload=loop.time() - left_at,
+                retries=flight.retries,
+                **{**_names(flight), "task_id": seen.task_id},
+            )
+        )
         return seen
 
     async def _attempt(self, flight: Flight) -> Task:
@@ -210,6 +232,8 @@ class Submission:
 
     async def _call(self, flight: Flight, request: wire.Request, body: Body) -> Task:
         self._calling.add(flight)
+        self.retries += flight.attempts > 0
+        flight.attempts += 1
         try:
             seen = await self._api.create(request, body)
         except KlingError:
@@ -254,13 +278,13 @@ class Submission:
 
     def _ended(self, flight: Flight, error: KlingError) -> None:
         """A submit ended with a definite answer, and without an acknowledgement."""
-        if error.outcome is Outcome.MAY_EXIST:
+        if _is_open(error):
             # a web page in place of the API: the base URL is wrong
             error.outcome, error.advice = Outcome.NOT_CREATED, type(error).advice
         if flight.acknowledged_at is not None:
             self.lines.rejoin(flight)  # other news was faster: it exists, and only takes its slot
         else:
-            created = error.outcome is Outcome.CREATED
+            created = error.outcome is Outcome.CREATED and not isinstance(error, JournalError)
             status = TaskStatus.MAY_EXIST if created else TaskStatus.REFUSED
             seen = Task(None, flight.judged.external_task_id, status)
             self._keeper.observe(flight, seen, flight.about(error))
@@ -268,6 +292,14 @@ class Submission:
             self.lines.refuse(None, lambda: _fresh(error))
         elif self._api.stops_model(error):
             self.lines.refuse(flight.slot_key, lambda: _fresh(error))
+
+
+def _is_open(error: KlingError) -> bool:
+    """Whether *error* leaves open what became of a POST; the journal's says that none left.
+
+    What that tells of money is another process's task.
+    """
+    return error.outcome is Outcome.MAY_EXIST and not isinstance(error, JournalError)
 
 
 def _fresh(error: KlingError) -> KlingError:

@@ -100,7 +100,7 @@ class _TimeLimit:
         end = loop.time() + self._seconds
         self._ends[task] = end, task.cancelling()
         if self._timer is None:
-            self._timer = loop.call_at(end, self._tick)
+            self._timer = loop.call_at(end, self._look)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         task = asyncio.current_task()
@@ -111,12 +111,12 @@ class _TimeLimit:
             if task.uncancel() <= cancelling and kind is asyncio.CancelledError:
                 raise TimeoutError from error
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
         self._timer, loop = None, asyncio.get_running_loop()
         now = loop.time()
         for task, (end, _) in self._ends.items():
             if end > now:
-                self._timer = loop.call_at(end, self._tick)
+                self._timer = loop.call_at(end, self._look)
                 break
             if task not in self._late:
                 self._late.add(task)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 from kling_async.protocol.models import TaskStatus
 
 if TYPE_CHECKING:
+    from kling_async.instrumentation import Event
     from kling_async.protocol.wire import Request, Response
 
-__all__ = ["Again", "Body", "Transport", "WallClock", "never"]
+__all__ = ["Again", "Body", "CallbackURL", "Hook", "Transport", "WallClock", "never"]
 
 Again = Callable[[str, TaskStatus], bool]
 """Asked about an item that an earlier run ended without a video: True makes it anew, and pays anew."""
@@ -19,8 +20,24 @@ def never(key: str, status: TaskStatus) -> bool:
     return False
 
 
+CallbackURL = str | Callable[[str], str]
+"""Where Kling posts status changes: an ``http(s)`` URL, or what gives one for an external_task_id."""
+
 WallClock = Callable[[], float]
 """Unix seconds, like `time.time`. Only for what must outlive the process; durations use the loop's clock."""
+
+
+class Hook(Protocol):
+    """Receives every event: a plain function, or an object with such a ``__call__``.
+
+    It is called on the event loop in the order of what happens, mostly while something waits to go on: so it
+    must be quick, a few microseconds, and must not block. What takes longer belongs into a queue that a task
+    or thread of yours reads. An `Exception` in it is logged once with its traceback, and harms nobody.
+    """
+
+    def __call__(self, event: "Event", /) -> None:
+        """Take note of *event*."""
+        ...
 
 
 class Body(Protocol):
@@ -37,7 +54,11 @@ class Body(Protocol):
 
 
 class Transport(Protocol):
-    """Carries one request to the provider and its response back; knows nothing of tasks."""
+    """Carries one request to the provider and its response back; knows nothing of tasks.
+
+    One that also has an ``open_session()`` brings the videos too: it returns what is used for their downloads
+    in place of an `aiohttp.ClientSession`, with its ``get`` and ``close``.
+    """
 
     async def send(self, request: "Request", *, authorization: str, body: Body | None = None) -> "Response":
         """Send *request* with the ``Authorization`` header's value and return the whole response.

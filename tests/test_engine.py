@@ -13,6 +13,7 @@ from kling_async import (
     AccessKey,
     AccountError,
     AuthenticationError,
+    Checked,
     Completed,
     ConnectError,
     EngineError,
@@ -765,6 +766,8 @@ def test_hooks_hear_everything_and_harm_nobody(world, caplog):
     virtual_time.run(main())
     told = [(type(event), event.key) for event in events if not isinstance(event, Polled)]
     assert told == [
+        (Checked, "first"),
+        (Checked, "second"),
         (Waiting, "second"),
         (Submitted, "first"),
         (Completed, "first"),

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pickle
 import types
 from pathlib import Path
 
@@ -38,6 +39,7 @@ INTERNAL = {
     "Signer",
     "account",
     "api_error",
+    "check_signature",
     "choose",
     "default_name",
     "is_retryable",
@@ -77,6 +79,22 @@ def test_top_level_is_the_union_of_its_modules():
     """What the modules make public the package exports, and nothing else."""
     union = {name for source in SOURCES for name in exported(f"kling_async.{source}")}
     assert set(kling_async.__all__) == union - INTERNAL
+
+
+def test_public_names_are_seen_without_being_asked_for():
+    """They are loaded late, and listed all the same; what is no name of the package is an error."""
+    assert set(kling_async.__all__) < set(dir(kling_async))
+    assert vars(kling_async)["KlingClient"] is kling_async.KlingClient
+    for name in ("Klingon", "__wrapped__"):
+        with pytest.raises(AttributeError, match=f"module 'kling_async' has no attribute '{name}'"):
+            getattr(kling_async, name)
+
+
+def test_classes_are_pickled_as_ever():
+    """A class is known by the module that it stands in."""
+    assert repr(kling_async.KlingClient) == "<class 'kling_async.client.KlingClient'>"
+    request = kling_async.ImageToVideo(image="cat.png", prompt="a cat")
+    assert pickle.loads(pickle.dumps(request)) == request  # noqa: S301 - our own
 
 
 def test_public_names_are_documented():

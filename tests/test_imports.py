@@ -29,8 +29,11 @@ ON_DEMAND = {
     "jwt",
     "kling_async.batch",
     "kling_async.cli",
+    "kling_async.integrations",
+    "kling_async.pytest_plugin",
     "kling_async.simulator",
     "kling_async.testing",
+    "opentelemetry",
     "rich",
     "truststore",
 }
@@ -44,9 +47,17 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def test_bare_import_loads_nothing():
+    """Whoever only imports the package, as pytest does to find our fixtures, loads nothing else."""
+    modules = loaded("import kling_async")
+    assert {name for name in modules if name.startswith("kling_async")} == {"kling_async"}
+    assert modules & {"aiohttp", "asyncio", "attr", "attrs", "backoff", "cattrs"} == set()
+
+
 def test_import_is_light():
-    """Importing the package brings in what its public names are made of: no engine, database or extra."""
-    assert loaded("import kling_async") & (AT_WORK | ON_DEMAND) == set()
+    """The first public name brings in what all of them are made of: no engine, database or extra."""
+    assert loaded("from kling_async import *") & (AT_WORK | ON_DEMAND) == set()
+    assert "kling_async.client" in loaded("from kling_async import KLING")
 
 
 def test_values_need_no_engine():

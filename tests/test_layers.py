@@ -27,6 +27,9 @@ LAYERS: dict[str, int] = {
     "submission": 3,
     "pollers": 3,
     "answers": 3,
+    "callbacks": 3,
+    "register": 3,
+    "intake": 3,
     "sweeps": 3,
     "engine": 3,
     "downloads": 3,
@@ -39,6 +42,8 @@ LAYERS: dict[str, int] = {
     "batch": 5,
     "webhook": 5,
     "testing": 5,
+    "pytest_plugin": 5,
+    "public": 5,
     "__init__": 5,
     "__main__": 5,
 }

@@ -11,9 +11,10 @@ import virtual_time
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from kling_async import Retries, TaskStatus
+from kling_async import Retries, TaskStatus, Video
 from kling_async.protocol.models import Task
 from kling_async.simulator.faults import Faults
+from kling_async.webhook import Callback
 from tests.conftest import World
 
 KEYS = st.sampled_from("abcd")
@@ -32,6 +33,7 @@ REPLIES = st.sampled_from(
         "empty status=429",
     ]
 )
+VIDEOS = (Video(id="1", url="https://media.example.org/v.mp4", duration=5),)
 STRICT = "create:duplicates; query:lookup_lag seconds=2"
 """A server that is no help: it makes every task it is asked for, and shows it late."""
 
@@ -89,6 +91,21 @@ class Lifecycle(RuleBasedStateMachine):
                     handle._engine.observe(handle._flight, Task(made.task_id, made.external_task_id, status))
 
         self.runner.run(tell())
+
+    @precondition(lambda self: self.here.ledger.made)
+    @rule(data=st.data(), verified=st.booleans())
+    def callback(self, data, verified):
+        """Kling posts how a task stands, or somebody else posts that it has ended."""
+        made = data.draw(st.sampled_from(self.here.ledger.made))
+
+        async def post():
+            status = TaskStatus.SUCCEED if made.succeeds else TaskStatus.FAILED
+            if verified and made.ended > self.here.now():
+                status = TaskStatus.PROCESSING
+            task = Task(made.task_id, made.external_task_id, status, videos=VIDEOS)
+            self.kling.observe(Callback(task=task, verified=verified))
+
+        self.runner.run(post())
 
     @rule(key=KEYS)
     def withdraw(self, key):

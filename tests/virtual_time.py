@@ -1,77 +1,30 @@
-"""An event loop whose clock jumps: an hour of waiting takes no time, and a deadlock fails at once.
-
-Threads are real. While a call of `run_in_executor` is out, the loop really waits for it and its clock
-stands still. Sockets do not belong on such a loop: what they will bring is not on its clock.
-"""
+"""Running coroutines in virtual time, and cancelling them at each of their waits."""
 
 import asyncio
-import selectors
 import types
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
+
+from kling_async import testing
+from kling_async.testing import DeadlockError
+
+__all__ = ["DeadlockError", "VirtualTimeLoop", "cancelled_at", "run"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
-class DeadlockError(AssertionError):
-    """Everything waits, and nothing that could end a wait is on its way."""
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    """Polls; where nothing is ready it moves the loop's clock in place of waiting."""
-
-    loop: "VirtualTimeLoop"
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready or timeout == 0:
-            return ready
-        if self.loop.threads_out:
-            return super().select(None)  # a finished thread writes to the loop's own socket
-        if timeout is None:
-            waiting = "\n".join(map(repr, asyncio.all_tasks(self.loop)))
-            raise DeadlockError(f"nothing will ever happen; these wait:\n{waiting}")
-        self.loop.advance(timeout)
-        return []
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual time, which begins at 0."""
-
-    def __init__(self) -> None:
-        selector = _JumpingSelector()
-        selector.loop = self
-        self.threads_out = 0
-        self._now = 0.0
-        super().__init__(selector)
-
-    def time(self) -> float:
-        """Virtual seconds."""
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock."""
-        self._now += seconds
+class VirtualTimeLoop(testing.VirtualTimeLoop):
+    """The event loop in virtual time, for code that may leave no thread behind."""
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[..., T], *args: Any
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> "asyncio.Future[T]":
-        """Run *func* in a thread; the clock stands still until it has ended, whoever still waits for it."""
+        """Run *func* in a thread."""
         if executor is None:
             raise RuntimeError("threads run on executors that somebody owns and shuts down")
-        job = executor.submit(func, *args)
-        self.threads_out += 1
-        future = asyncio.wrap_future(job, loop=self)
-        job.add_done_callback(self._back)  # after the future's own, so that its news comes first
-        return future
-
-    def _back(self, _: "Future[Any]") -> None:
-        if not self.is_closed():
-            self.call_soon_threadsafe(self._count_back)
-
-    def _count_back(self) -> None:
-        self.threads_out -= 1
+        return super().run_in_executor(executor, func, *args)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

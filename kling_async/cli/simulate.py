@@ -16,7 +16,7 @@ __all__ = ["require_renderer", "simulate"]
 _KEY = "sim-key"
 _FAULT_HELP = (
     "what goes wrong, repeatable: operation:kind and name=value, as create:lost_reply_after p=0.1. "
-    f"Operations: create, query, list, download, any. Kinds: {', '.join(FAULTS)}."
+    f"Operations: create, query, list, download, callback, any. Kinds: {', '.join(FAULTS)}."
 )
 _VARIABLES = {
     "kling": {"KLING_API_KEY": _KEY},
@@ -35,10 +35,12 @@ def simulate(
     parallel: int = 5,
     face: FaceName = "kling",
     fault: Annotated[tuple[str, ...], Parameter(negative="", show_default=False, help=_FAULT_HELP)] = (),
+    callback_secret: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
 ) -> int:
     """Run a stand-in for Kling on a port: no account, nothing paid, real MP4 files.
 
-    Prints the variables that send every command and every client to it; then each request, until Ctrl-C.
+    Prints the variables that send every command and every client to it; then each request and each callback,
+    until Ctrl-C.
 
     Args:
         common: where to send, and how to tell.
@@ -48,6 +50,7 @@ def simulate(
         parallel: tasks in flight at once, as of a resource pack; more are refused with 1303.
         face: who answers: Kling itself, or a gateway in front of it.
         fault: what goes wrong.
+        callback_secret: signs the callbacks, repeatable: whsec_ and base64. Without one they are not signed.
     """
     require_renderer()
     screen = common.screen
@@ -64,6 +67,10 @@ def simulate(
         on_request=screen.say,
         faults=faults,
     )
+    try:
+        simulator.callback_secrets = callback_secret
+    except ValueError as error:
+        raise ConfigurationError(f"--callback-secret: {error}", advice="see --help") from error
 
     async def run() -> int:
         try:

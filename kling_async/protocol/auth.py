@@ -4,18 +4,21 @@ Two kinds (API reference, hosts and authentication): an API key is sent as it is
 its secret, a token of half an hour. No repr, message or fingerprint here shows any of them.
 """
 
+import base64
+import binascii
 import hashlib
+import hmac
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
-from kling_async.protocol.errors import ConfigurationError
+from kling_async.protocol.errors import CallbackError, ConfigurationError
 from kling_async.protocol.providers import PROVIDERS, Provider, new_api
 
-__all__ = ["APIKey", "AccessKey", "Credentials", "Signer", "account", "choose", "secret"]
+__all__ = ["APIKey", "AccessKey", "Credentials", "Signer", "account", "check_signature", "choose", "secret"]
 
 _AROUND: Final = " \t\r\n\f\v\"'`\u2018\u2019\u201c\u201d\u00a0\u200b\ufeff"
 """What gets copied along with a key: blanks, quotes straight and curly, a byte order mark."""
@@ -137,6 +140,53 @@ def _token(credentials: AccessKey, now: int) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyJWT's, of a short secret: its length is the provider's choice
         return jwt.encode(claims, credentials.secret_key, algorithm="HS256")
+
+
+_WINDOW: Final = 300
+"""Seconds that the time of a signature may be away from ours (API reference, callbacks: signature)."""
+
+
+def check_signature(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: float) -> bool:
+    """Whether Kling signed a callback: Standard Webhooks, ``v1`` alone (API reference, callbacks: signature).
+
+    Args:
+        headers: by lower-case name.
+        body: the bytes as they came.
+        secrets: ``whsec_...``, any of which may fit; none: nothing can be checked.
+        now: Unix seconds.
+
+    Returns:
+        False: it bears no signature, or there is no secret to check it with.
+
+    Raises:
+        CallbackError: a signature that does not fit, or a time more than 300 s away from *now*.
+        ConfigurationError: a secret is none.
+    """
+    keys = [_webhook_key(secret) for secret in secrets]
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    if not keys or not any(name in headers for name in names):
+        return False
+    id_, timestamp, signatures = (headers.get(name, "") for name in names)
+    signed = b".".join((id_.encode(), timestamp.encode(), body))
+    given = [text.partition(",")[2] for text in signatures.split() if text.startswith("v1,")]
+    wanted = [base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys]
+    # every one is compared, so that the time taken tells nothing
+    if not sum(hmac.compare_digest(one.encode(), other) for one in given for other in wanted):
+        raise CallbackError("the callback's signature fits no secret", http_status=401)
+    # a number that is none fails here too, and only Kling could have signed it
+    if not timestamp.isascii() or not timestamp.isdigit() or abs(now - int(timestamp)) > _WINDOW:
+        raise CallbackError("the callback was signed more than 300 s ago, or is to come", http_status=401)
+    return True
+
+
+def _webhook_key(secret: str) -> bytes:
+    try:
+        key = base64.b64decode(secret.strip(_AROUND).removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise ConfigurationError("a webhook secret is whsec_ and base64", advice="copy the secret again")
+    return key
 
 
 _ACCESS: Final = ("KLING_ACCESS_KEY", "KLINGAI_ACCESS_KEY")

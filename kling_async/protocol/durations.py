@@ -32,6 +32,8 @@ ENOUGH = 20
 """Ended tasks that tell how they spread, and what is soonest."""
 EARLY = 0.01
 """The share of tasks that may end before any is asked for: one freak shall not cost all others polls."""
+LATE = 0.05
+"""The share of tasks that take longer than what is called late."""
 FEWEST = 4
 """Polls that the span in which tasks end is worth at least: with fewer, chance decides the delay."""
 
@@ -62,11 +64,13 @@ class Plan:
         ends: where each piece of the task's life ends, seconds; the last goes on for ever.
         waits: the spacing of polls within each piece, seconds.
         delay: the mean delay aimed at, seconds; 0 where nothing is aimed at.
+        late: the age at which all but one of twenty have ended, seconds; 0 where nothing is known.
     """
 
     ends: Sequence[float]
     waits: Sequence[float]
     delay: float = 0.0
+    late: float = 0.0
     _polls: Sequence[float] = attrs.field(
         init=False, repr=False, default=attrs.Factory(_polls_by_then, takes_self=True)
     )
@@ -209,13 +213,18 @@ def _spaced(
     begin = knots[0][0]
     ends = [begin, *(end for end, _ in knots[1:])]
     waits = [2 * begin if first is None else first, *(min(c * root, longest) for root in roots)]
-    return _plan(ends, waits, intervals, delay)
+    late = next((seconds for seconds, share in survival if share <= LATE), survival[-1][0])
+    return _plan(ends, waits, intervals, delay, late)
 
 
 def _plan(
-    ends: Sequence[float], waits: Sequence[float], intervals: Sequence[float], delay: float = 0.0
+    ends: Sequence[float],
+    waits: Sequence[float],
+    intervals: Sequence[float],
+    delay: float = 0.0,
+    late: float = 0.0,
 ) -> Plan:
     """Pieces with what follows them: the intervals, one poll each, the last for ever."""
     last = ends[-1] if ends else 0.0
     beyond = [last + sum(intervals[: place + 1]) for place in range(len(intervals) - 1)]
-    return Plan((*ends, *beyond), (*waits, *intervals), delay)
+    return Plan((*ends, *beyond), (*waits, *intervals), delay, late)

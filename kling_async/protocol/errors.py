@@ -383,9 +383,14 @@ class BudgetError(KlingError):
 
 
 class CallbackError(KlingError):
-    """A webhook call was rejected: forged, stale, too large or not a callback."""
+    """A webhook call was rejected: forged, stale, too large or not a callback.
 
-    advice = "answer it with the status given and change nothing"
+    Attributes:
+        http_status: what to answer: 400, 401 or 413.
+    """
+
+    http_status: int = 400
+    advice = "answer it with that status and change nothing"
 
 
 class JournalError(KlingError):

@@ -65,7 +65,8 @@ def is_terminal(status: TaskStatus) -> bool:
 def observe(known: Task, seen: Task) -> Task:
     """Join what is *known* of a task with what was *seen*: the higher rank wins, then the later news.
 
-    Ids and times that one of the two lacks are taken from the other. The same news twice changes nothing.
+    Ids and times that one of the two lacks are taken from the other, but for the time of another status. The
+    same news twice changes nothing.
     """
     newer = (STATES[seen.status].rank, _moment(seen)) >= (STATES[known.status].rank, _moment(known))
     first, second = (seen, known) if newer else (known, seen)
@@ -74,7 +75,7 @@ def observe(known: Task, seen: Task) -> Task:
         task_id=first.task_id or second.task_id,
         external_task_id=first.external_task_id or second.external_task_id,
         created_at=first.created_at or second.created_at,
-        updated_at=first.updated_at or second.updated_at,
+        updated_at=first.updated_at or (second.updated_at if second.status is first.status else None),
         units=second.units if first.units is None else first.units,
     )
 

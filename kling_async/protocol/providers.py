@@ -32,6 +32,8 @@ class Provider:
         lists: whether tasks can be listed.
         endpoints: the kinds of task it takes.
         lacks: fields it drops without a word: a request with one would be paid for and come out wrong.
+        signs_callbacks: whether callbacks can be signed with a secret of yours. Through a gateway they come
+            from Kling too, signed if at all with the gateway's.
         takes_access_key: whether an access key and its secret are accepted, not only an API key.
         dialect: how the body of a create is written; ``new-api`` gateways read fields in other places.
         poll_floor: seconds below which asking for a task again is in vain; 0 where no such number is known.
@@ -45,6 +47,7 @@ class Provider:
     lists: bool
     endpoints: frozenset[str] = frozenset({"image2video", "multi-image2video"})
     lacks: frozenset[str] = frozenset()
+    signs_callbacks: bool = False
     takes_access_key: bool = False
     dialect: Literal["kling", "new-api"] = "kling"
     poll_floor: float = 0.0
@@ -113,6 +116,7 @@ KLING: Final = Provider(
     env=_KLING_KEYS,
     lookup="yes",
     lists=True,
+    signs_callbacks=True,
     takes_access_key=True,
 )
 """Kling itself, for servers outside mainland China."""

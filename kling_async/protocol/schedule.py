@@ -38,8 +38,9 @@ class Polling:
     for n = 0, 1, 2 ... Every wait is multiplied by ``uniform(1 - jitter, 1 + jitter)`` and never less than
     the floor; while little is learned, of a task whose age is not known (attached or taken up), and once one
     in a hundred would be done, none is longer than *max_interval*. A server that asks for a longer one
-    (``Retry-After``) is obeyed. Where the provider lists tasks, those that are due within three times the
-    mean delay are read together, a page in place of one call each.
+    (``Retry-After``) is obeyed. Where callbacks come, a task is not asked for until its own is overdue: when
+    19 of 20 of its kind would be done. Where the provider lists tasks, those that are due within three times
+    the mean delay are read together, a page in place of one call each.
 
     Attributes:
         aim: the mean time between a task's end and its discovery, as a share of the usual generation time:

@@ -62,6 +62,7 @@ def create(
     images: Mapping[str, ResolvedImage],
     *,
     external_task_id: str,
+    callback_url: str | None = None,
 ) -> Request:
     """What submits *request* (API reference, create; gateways reference, request fields).
 
@@ -70,6 +71,7 @@ def create(
         provider: where.
         images: each picture of the request by its dotted field, as `images.sources` names them.
         external_task_id: the idempotency key it goes under, the request's own or a derived one.
+        callback_url: where Kling posts, unless the request itself says so.
 
     Raises:
         UnsupportedError: the provider lacks the endpoint or drops a field, with every such field.
@@ -80,6 +82,8 @@ def create(
     for place, shot in enumerate(body.get("multi_prompt", ()), start=1):
         shot["index"] = place
     body["external_task_id"] = external_task_id
+    if callback_url is not None:
+        body.setdefault("callback_url", callback_url)
     if provider.dialect == "new-api":
         if problems := _lost_fields(body, provider, images):
             raise UnsupportedError(problems=problems)

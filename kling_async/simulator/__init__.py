@@ -1,5 +1,6 @@
 """A full stand-in for Kling: in memory, or on a port. Independent of the rest of the package."""
 
+from kling_async.simulator.callbacks import Delivery
 from kling_async.simulator.core import Simulator
 from kling_async.simulator.faults import FAULTS, Fault, Faults, Kind
 from kling_async.simulator.ledger import Ledger, Made
@@ -9,6 +10,7 @@ from kling_async.simulator.server import make_app, serve
 
 __all__ = [
     "FAULTS",
+    "Delivery",
     "Fault",
     "Faults",
     "Kind",

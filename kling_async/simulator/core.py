@@ -1,13 +1,13 @@
 """The simulator itself: bytes and time in, bytes out. No clock, no sockets, no event loop."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from email.utils import formatdate
 from functools import partial
 from typing import ClassVar, Literal, Protocol, get_args
 
 from attrs import define, evolve, field, validators
 
-from kling_async.simulator import effects, media
+from kling_async.simulator import callbacks, effects, media
 from kling_async.simulator.account import Account
 from kling_async.simulator.faults import Fault
 from kling_async.simulator.gateways import CometAPI, NewAPI
@@ -42,8 +42,13 @@ class Simulator(Account):
         access_keys: Accepted AccessKeys and their secrets. Gateways take none.
         gateway_refresh: Seconds between two looks of a `new-api` at Kling, 15 in reality; 0 looks at every
             query.
-        on_request: Given one line of text for each request, with the faults that struck it in brackets,
-            which never holds a key or a picture.
+        on_request: Given one line of text for each request and each callback posted, with the faults that
+            struck it in brackets, which never holds a key or a picture.
+        callback_secrets: What callbacks are signed with, each `whsec_` and base64; several, as in a rotation,
+            give as many signatures in one header. None: callbacks carry no signature at all. Behind a gateway
+            they are its operator's, so its customers cannot check them.
+        callback_generation: The shape of the callbacks' bodies: that of the legacy task object, or that of
+            the path-versioned endpoints.
     """
 
     face: FaceName = field(default="kling", validator=validators.in_(get_args(FaceName)))
@@ -51,18 +56,25 @@ class Simulator(Account):
     access_keys: Mapping[str, str] = field(factory=lambda: {"sim-access": "sim-secret"})
     gateway_refresh: float = 0.0
     on_request: Callable[[str], None] | None = None
+    callback_secrets: Sequence[str] = field(default=(), validator=callbacks.check_secrets)
+    callback_generation: callbacks.BodyGeneration = field(
+        default="legacy", validator=validators.in_(get_args(callbacks.BodyGeneration))
+    )
+    _callbacks: callbacks.CallbackQueue = field(init=False, factory=callbacks.CallbackQueue)
+    _kling: Kling = field(init=False)
     _face: _Face = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
+        self._kling = Kling(self, self.api_keys, self.access_keys)
         if self.face == "kling":
-            self._face = Kling(self, self.api_keys, self.access_keys)
+            self._face = self._kling
         elif self.face == "cometapi":
             self._last_id = 2_030_000_000_000_000_000  # its ids have 19 digits
             self._face = CometAPI(self, self.api_keys, {})
         else:
             trapped = self.face == "new-api-2026"
-            self._face = NewAPI(Kling(self, (), {}), self.api_keys, self.gateway_refresh, trapped=trapped)
+            self._face = NewAPI(self._kling, self.api_keys, self.gateway_refresh, trapped=trapped)
 
     def refuse(self, operation: Operation, code: int, times: int = 1) -> None:
         """Refuse the next *times* calls of *operation*, before anything is made.
@@ -125,6 +137,7 @@ class Simulator(Account):
         call = Call.from_http(method, path, headers, body, now)
         route = Route.of(call, self._face.prefix)
         operation = route.operation
+        made, waits = len(self.ledger.made), 0.0
         before = self._strike(
             operation, now, *effects.INSTEAD, applies=lambda fault: not effects.comes_after(fault)
         )
@@ -133,6 +146,8 @@ class Simulator(Account):
             code = before["code"] if before.kind == "refuse" and operation != "download" else reply.status
         else:
             reply, code = self._answered(route, call)
+            if len(self.ledger.made) > made:
+                waits = self._call_back(now)
             # a refusal stays what it is: nothing was made that these could hide
             after = self._strike(
                 operation,
@@ -145,8 +160,39 @@ class Simulator(Account):
         for kind in effects.BENDING:
             bent = self._strike(operation, now, kind, applies=partial(effects.bends, reply=reply))
             reply = reply if bent is None else effects.bend(bent, reply)
+        if waits:
+            reply = evolve(reply, wire=evolve(reply.wire, delay=reply.wire.delay + waits))
         self._note(call, operation, reply.status, code)
         return reply
+
+    def next_callback(self) -> float | None:
+        """When the next callback is due, Unix seconds; None if none is left to send.
+
+        Only `handle` can make one due sooner. When its time has come a fault may still keep it back.
+        """
+        return self._callbacks.next_due
+
+    def due_callbacks(self, now: float, most: int | None = None) -> list[callbacks.Delivery]:
+        """Take out the callbacks that are due, in the order of their times; each is made only now.
+
+        A task with a `callback_url` is told when it begins and when it ends, as a query at that moment would
+        tell it; also the success that comes after a failure (the fault `late_success`).
+
+        Args:
+            now: Unix time in seconds; the timestamp of the signatures.
+            most: How many to take at once, None for all; what is left stays due.
+        """
+        taken: list[callbacks.Delivery] = []
+        strike = partial(self._strike, "callback")
+        while (most is None or len(taken) < most) and (found := self._callbacks.take(now, strike)):
+            due, news = found
+            told = self._kling.snapshot(news.task, news.at, "callback")
+            if self.callback_generation == "next":
+                told = callbacks.next_generation(told)
+            taken.append(callbacks.deliver(news, due, told, self.callback_secrets, now, strike))
+            self.ledger.callbacks[taken[-1].status] += 1
+        self._struck.clear()  # they are told by the deliveries, not by the next request's line
+        return taken
 
     def pending_render(self, path: str, now: float) -> media.VideoJob | None:
         """What has to be rendered before `handle` can answer a GET of *path* at once.
@@ -174,6 +220,16 @@ class Simulator(Account):
         if skew is not None:
             reply = evolve(reply, headers={**reply.headers, "Date": formatdate(call.clock, usegmt=True)})
         return reply, code
+
+    def _call_back(self, now: float) -> float:
+        """Tell the task just made to its `callback_url`; returns the seconds its reply waits for that."""
+        made = self.ledger.made[-1]
+        task, url = self._tasks.by_task_id(made.task_id, now), made.body.get("callback_url")
+        if task is None or not isinstance(url, str):
+            return 0.0
+        first = self._strike("create", now, "callback_first")
+        self._callbacks.add(task, url, at_once=first is not None)
+        return float(first["seconds"]) if first is not None else 0.0
 
     def _refused(self, operation: str, refusal: Refusal) -> Reply:
         # the videos' host is no API and knows no codes

@@ -1,7 +1,7 @@
 """The script of faults: which kind strikes which operation, when, and how it is written as text.
 
 `Faults` only decides whether a fault strikes. What it does stands where it strikes: replies in `effects`,
-tasks, look-ups, lists and URLs in `account`, bytes on a socket in `server`.
+tasks, look-ups, lists and URLs in `account`, callbacks in `callbacks`, bytes on a socket in `server`.
 """
 
 import math
@@ -23,7 +23,8 @@ class Kind:
 
     Attributes:
         meaning: What happens, in one line.
-        on: The operations it can strike; `any` stands for all of these.
+        on: The operations it can strike; `any` stands for all of these. What strikes callbacks strikes
+            nothing else, so that `any` never means both.
         parameters: Its parameters with their defaults; None where the meaning says what happens without.
     """
 
@@ -36,6 +37,7 @@ _API: Final = ("create", "query", "list")
 _ALL: Final = (*_API, "download")
 _MADE: Final = {"made": False}
 _RETRY: Final = {"retry_after": None, "retry_date": False}
+_CALLBACK: Final = ("callback",)
 
 FAULTS: Final[Mapping[str, Kind]] = {
     # the connection
@@ -95,13 +97,28 @@ FAULTS: Final[Mapping[str, Kind]] = {
     "changed_etag": Kind("ETag is another one at each request", ("download",)),
     "wrong_length": Kind("Content-Length is wrong by `by` bytes", _ALL, {"by": 1000}),
     "no_range": Kind("Range is ignored: always the whole file", ("download",)),
+    # the callback
+    "callback_first": Kind(
+        "task's state is called back at once, and the reply waits `seconds`", ("create",), {"seconds": 0.5}
+    ),
+    "never_sent": Kind("callback is never sent", _CALLBACK),
+    "sent_late": Kind("callback is sent `seconds` late", _CALLBACK, {"seconds": 60.0}),
+    "sent_twice": Kind(
+        "callback is sent again `seconds` later under the same webhook-id", _CALLBACK, {"seconds": 0.0}
+    ),
+    "out_of_order": Kind("callback is sent only after the next one of its task", _CALLBACK),
+    "forged_signature": Kind("callback is signed with another secret", _CALLBACK),
+    "stale_timestamp": Kind("callback is signed as of `seconds` ago", _CALLBACK, {"seconds": 600.0}),
+    "not_json": Kind("callback's body is no JSON", _CALLBACK),
 }
 """Every kind by its name, for help and documentation."""
 
-_OPERATIONS: Final = (*_ALL, "any")
+_OPERATIONS: Final = (*_ALL, "callback", "any")
 _TEXTS: Final = frozenset({"word", "location"})
 _FLAGS: Final = frozenset({"made", "reset", "retry_date", "by_task_id"})
 _WHOLE: Final = frozenset({"at", "status", "code", "count", "downloads", "by", "times"})
+_FINITE: Final = frozenset({"clock_skew", "stale_timestamp"})
+"""Kinds whose `seconds` are not waited."""
 _WHEN: Final = ("p", "times", "after", "until")
 
 
@@ -111,7 +128,8 @@ class Fault:
 
     Attributes:
         kind: A name of `FAULTS`.
-        on: `create`, `query`, `list`, `download`, or `any` for every one that the kind can strike.
+        on: `create`, `query`, `list`, `download`, `callback`, or `any` for every one that the kind can
+            strike.
         p: The probability, above 0 to 1, that it strikes a request it could strike.
         times: How often it strikes in all, None for any number.
         after: It strikes from so many seconds on, counted from the first request that meets the script with
@@ -299,7 +317,7 @@ def _checked(kind: str, name: str, value: Value) -> Value:
         if not isinstance(value, str) or not value or ";" in value or len(value.split()) != 1:
             raise ValueError(f"{name} must be one word without ';', not {value!r}")
         return value
-    endless = name == "seconds" and kind != "clock_skew" and value == math.inf
+    endless = name == "seconds" and kind not in _FINITE and value == math.inf
     if isinstance(value, str) or not (endless or math.isfinite(value)):
         raise ValueError(f"{name} must be a number, not {value!r}")
     if name in _WHOLE and value != int(value):

@@ -49,6 +49,10 @@ class Ledger:
             not count here.
         faults: Number of faults that made a difference, by (operation, kind).
         leaks: Downloads that carried credentials or cookies: the path and the header's name.
+        callbacks: Number of callbacks handed out by the status they tell, in the word of their body
+            (`succeed`, or `succeeded` in the next generation); repetitions count.
+        withheld: Number of those that a server did not post, by the host of their URL: it leads to another
+            machine than this one, or nowhere.
     """
 
     made: list[Made] = field(init=False, factory=list)
@@ -57,6 +61,8 @@ class Ledger:
     outcomes: Counter[tuple[str, int]] = field(init=False, factory=Counter)
     faults: Counter[tuple[str, str]] = field(init=False, factory=Counter)
     leaks: list[str] = field(init=False, factory=list)
+    callbacks: Counter[str] = field(init=False, factory=Counter)
+    withheld: Counter[str] = field(init=False, factory=Counter)
 
     @property
     def refused_creates(self) -> int:

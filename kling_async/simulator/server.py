@@ -13,6 +13,7 @@ from aiohttp import web
 from kling_async.simulator import sending
 from kling_async.simulator.core import Simulator
 from kling_async.simulator.media import VideoJob
+from kling_async.simulator.posting import CallbackSender
 
 _LARGEST_BODY = 128 * 1024 * 1024  # four pictures of 10 MB in base64 are 54 MB
 
@@ -24,6 +25,10 @@ def make_app(
     on_event: Callable[[str], None] | None = None,
 ) -> web.Application:
     """An application that answers every request through *simulator*, faults included.
+
+    While it runs it posts the callbacks that are due, at most 64 at once, 5 seconds each, without a retry,
+    and to addresses of this machine alone: `ledger.withheld` counts the others. A *clock* that jumps is
+    noticed at the next request.
 
     The results' URLs begin with `simulator.public_url`: set it to where the application is reached, as
     `serve` does.
@@ -38,13 +43,23 @@ def make_app(
             (the last one was handed to the system) or `lost` (no whole response was).
     """
     renderer = _Renderer(simulator)
-    answer = _Answerer(simulator, renderer, clock, on_event or (lambda _: None))
+    sender = CallbackSender(simulator, clock)
+    answer = _Answerer(simulator, renderer, sender, clock, on_event or (lambda _: None))
+
+    async def post_callbacks(_: web.Application) -> AsyncGenerator[None]:
+        posting = asyncio.create_task(sender.run())
+        yield
+        posting.cancel()
+        await asyncio.wait([posting])
+        if not posting.cancelled():
+            posting.result()
 
     async def close_renderer(_: web.Application) -> None:
         await renderer.aclose()
 
     app = web.Application(client_max_size=_LARGEST_BODY)
     app.router.add_route("*", "/{path:.*}", answer.answer)
+    app.cleanup_ctx.append(post_callbacks)
     app.on_cleanup.append(close_renderer)
     return app
 
@@ -59,6 +74,8 @@ async def serve(
     on_event: Callable[[str], None] | None = None,
 ) -> AsyncGenerator[str]:
     """Serve *simulator* while the block runs; yields the base URL and makes it the simulator's `public_url`.
+
+    Callbacks are posted as by `make_app`.
 
     Args:
         simulator: Answers.
@@ -89,11 +106,13 @@ class _Answerer:
         self,
         simulator: Simulator,
         renderer: "_Renderer",
+        sender: CallbackSender,
         clock: Callable[[], float],
         on_event: Callable[[str], None],
     ) -> None:
         self._simulator = simulator
         self._renderer = renderer
+        self._sender = sender
         self._clock = clock
         self._on_event = on_event
         self._stale = WeakSet[asyncio.Transport]()
@@ -115,6 +134,7 @@ class _Answerer:
         await self._renderer.make_ready(path, self._clock())
         made = len(simulator.ledger.made)
         reply = simulator.handle(method, path, request.headers, body, self._clock())
+        self._sender.wake()
         if len(simulator.ledger.made) > made:
             tell("made")
         if reply.wire.stale and request.transport is not None:

@@ -64,6 +64,11 @@ class Generation:
             return "failed" if self.failure and now < self.recovers else "succeed"
         return "processing" if now >= self.started else "submitted"
 
+    def next_change(self, now: float) -> float:
+        """When the status of *now* becomes another one; `inf` if it is the last one until the purge."""
+        times = (self.started, self.ended, self.recovers)
+        return min((time for time in times if now < time < self.purged), default=math.inf)
+
     def updated(self, now: float) -> float:
         """When the status of *now* was reached."""
         if now >= self.ended:

@@ -105,7 +105,7 @@ async def kill_all(folder: Path, *, kills: int, items: int, seed: int, deadline:
     try:
         careful, reckless = await asyncio.gather(
             kill(MODES, folder / "modes", kills=kills, items=items, seed=seed, deadline=deadline),
-            kill([RECKLESS], folder / "reckless", kills=6, items=items, seed=seed, deadline=deadline),
+            kill([RECKLESS], folder / "reckless", kills=6, items=15, seed=seed, deadline=deadline),
         )
     finally:
         server.setLevel(level)

@@ -1,7 +1,9 @@
 """The batch that is killed: one run of `KlingClient.completions(save_to=...)`, in a process of its own.
 
-Its one argument is the JSON of a `Job`. It prints a JSON line for each completion, and ends with 0 once every
-item has its video or is named as MAY_EXIST; with 3 if something is left for the next run.
+Each line of its stdin is the JSON of a `Job`, and each job a life: a fork that works on it, for the imports
+and the certificate store would take most of a short life. A life prints ``began`` and its process id, a JSON
+line for each completion, and ends with 0 once every item has its video or is named as MAY_EXIST; with 3 if
+something is left for the next run. Then ``ended`` tells its exit code, the negative signal if that killed it.
 
 Where it is told to die, it kills itself with SIGKILL at seams that any user has: a transport around the real
 one, and a hook. `migrating` opens the journal as a later version would, with a step that never comes to its
@@ -9,6 +11,7 @@ end, for the harness to kill.
 """
 
 import asyncio
+import importlib
 import json
 import os
 import signal
@@ -16,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 import attrs
@@ -34,7 +38,7 @@ from kling_async import (
 from kling_async.instrumentation import Event, Saved
 from kling_async.journal import FILE_NAME, MIGRATIONS, Journal
 from kling_async.protocol.wire import Request, Response
-from kling_async.transport import AiohttpTransport
+from kling_async.transport import AiohttpTransport, default_ssl
 from kling_async.typing import Body
 
 _ENDLESS = """
@@ -112,14 +116,13 @@ class DyingTransport:
         await self.inner.aclose()
 
 
-async def work(job: Job) -> int:
+async def work(job: Job, ssl: SSLContext) -> int:
     """Run the batch once; returns the exit code."""
     if job.point == "migrating":
-        sys.stdout.write("migrating\n")
-        sys.stdout.flush()
+        _say("migrating")
         await Journal.open(Path(job.folder) / FILE_NAME, now=time.time(), migrations=(*MIGRATIONS, _ENDLESS))
     death = Death(job.point, job.nth)
-    transport = DyingTransport(AiohttpTransport(), death)
+    transport = DyingTransport(AiohttpTransport(ssl=ssl), death)
     client = KlingClient(
         APIKey("sim-key"),
         new_api(job.base_url) if job.gateway else KLING.at(job.base_url),
@@ -154,5 +157,24 @@ def _named(key: str | None, request: ImageToVideo) -> ImageToVideo | tuple[str, 
     return request if key is None else (key, request)
 
 
+def main() -> None:
+    """Give each job its life, one after the other."""
+    ssl = default_ssl()
+    for module in ("engine", "downloads"):  # which a client imports when it needs them
+        importlib.import_module(f"kling_async.{module}")
+    for line in sys.stdin:
+        life = os.fork()
+        if life == 0:
+            _say(f"began {os.getpid()}")
+            sys.exit(asyncio.run(work(Job(**json.loads(line)), ssl)))
+        _, status = os.waitpid(life, 0)
+        _say(f"\nended {os.waitstatus_to_exitcode(status)}")  # what is killed may leave half a line
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(work(Job(**json.loads(sys.argv[1])))))
+    main()

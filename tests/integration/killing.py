@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -111,7 +112,7 @@ class Life:
     Attributes:
         point: where; empty for a life that may live.
         nth: at which time the point is reached.
-        process: the worker.
+        pid: the process id, while it lives.
         downloading: videos on their way to it.
         late: seconds from a download's start to the kill.
     """
@@ -119,15 +120,14 @@ class Life:
     point: str
     nth: int
     late: float
-    process: asyncio.subprocess.Process | None = None
+    pid: int | None = None
     downloading: int = 0
 
     def kill(self) -> None:
         """End it now, if it lives."""
-        if self.process is not None and self.process.returncode is None:
-            # Process.kill would reap a worker that has just died by itself, behind asyncio's back
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGKILL)
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has just died by itself
+                os.kill(self.pid, signal.SIGKILL)
 
     def on_event(self, event: str) -> None:
         """The simulator has come to a point of some request; nothing goes on there until this returns."""
@@ -160,11 +160,11 @@ class Killing:
         self.mode = mode
         self.tally = Tally(mode)
         self._folder = folder
+        self._words = folder / "complaints.txt"
         self._items = items
         self._deck = list(itertools.islice(itertools.cycle(_DECK), kills))
         self._rng = Random(seed)
         self._life = Life("", 0, 0.0)
-        self._last_words = ""
         self._batch: Batch | None = None
         self._simulator = Simulator(
             seconds=(0.3, 1.0),
@@ -180,11 +180,15 @@ class Killing:
         """Spend the kills and judge; *deadline* is in seconds."""
         started = time.monotonic()
         try:
-            async with asyncio.timeout(deadline), serve(self._simulator, on_event=self._on_event) as base_url:
+            async with (
+                asyncio.timeout(deadline),
+                serve(self._simulator, on_event=self._on_event) as base_url,
+                self._worker() as worker,
+            ):
                 for number in itertools.count(1):
                     name = f"b{number}"
                     self._batch = batch = Batch(name, self._folder / name, self._items)
-                    if not await self._finish(batch, base_url):
+                    if not await self._finish(batch, worker, base_url):
                         break
                     await self._judge(batch)
                     if not self._deck:
@@ -192,28 +196,44 @@ class Killing:
         except TimeoutError:
             self._problem(f"not done after {deadline:g} s: {self._missing()}")
         finally:
-            self._life.kill()
-            if self._life.process is not None:
-                await self._life.process.wait()
             self.tally.seconds = time.monotonic() - started
         return self.tally
+
+    @contextlib.asynccontextmanager
+    async def _worker(self) -> AsyncGenerator[asyncio.subprocess.Process]:
+        """The process that gives each job its life; neither outlives the block."""
+        root = str(Path(kling_async.__file__).parents[1])
+        with self._words.open("wb") as words:
+            worker = await asyncio.create_subprocess_exec(
+                *(sys.executable, str(WORKER)),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=words,
+                env={**os.environ, "PYTHONPATH": root},
+            )
+        try:
+            yield worker
+        finally:
+            self._life.kill()
+            worker.kill()
+            await worker.communicate()
 
     def _on_event(self, event: str) -> None:
         self._life.on_event(event)
 
-    async def _finish(self, batch: Batch, base_url: str) -> bool:
+    async def _finish(self, batch: Batch, worker: asyncio.subprocess.Process, base_url: str) -> bool:
         """Run the worker until it is done; False: it broke."""
         for life in itertools.count():
             self.tally.restarts += life > 0
-            code = await self._live(batch, base_url)
+            code = await self._live(batch, worker, base_url)
             if code == 0:
                 return True
             if code not in (-signal.SIGKILL, 3):
-                self._problem(f"the worker ended with {code}: {self._last_words}")
+                self._problem(f"the worker ended with {code}: {self._last_words()}")
                 return False
         return False
 
-    async def _live(self, batch: Batch, base_url: str) -> int:
+    async def _live(self, batch: Batch, worker: asyncio.subprocess.Process, base_url: str) -> int:
         """One life of the worker; returns its exit code."""
         if self._deck and self._deck[0] == "migrating" and not batch.journal.exists():
             self._deck.append(self._deck.pop(0))
@@ -232,28 +252,37 @@ class Killing:
         }
         backup = batch.journal.with_name(f"{FILE_NAME}.v{len(MIGRATIONS)}")
         before = backup.stat().st_mtime_ns if backup.exists() else 0
-        root = str(Path(kling_async.__file__).parents[1])
-        life.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(WORKER),
-            json.dumps(job),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": root},
-        )
-        if point == "migrating" and life.process.stdout is not None:
-            await life.process.stdout.readline()
-        if point in ("random", "migrating"):
-            after = self._rng.uniform(0.1, 1.5) if point == "random" else self._rng.uniform(0.01, 0.15)
-            asyncio.get_running_loop().call_later(after, life.kill)
-        out, err = await life.process.communicate()
-        code = life.process.returncode
-        self._last_words = err.decode()[-2000:]
-        batch.completions = [json.loads(line) for line in out.splitlines()] if code in (0, 3) else []
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(json.dumps(job).encode() + b"\n")
+        lines: list[bytes] = []
+        async for line in worker.stdout:
+            match line.split():
+                case [b"began", pid]:
+                    life.pid = int(pid)
+                    if point == "random":
+                        self._kill_after(life, self._rng.uniform(0, 1.5))
+                case [b"migrating"]:
+                    self._kill_after(life, self._rng.uniform(0.01, 0.15))
+                case [b"ended", told]:
+                    code, life.pid = int(told), None
+                    break
+                case _:
+                    lines.append(line)
+        else:
+            return -1
+        batch.completions = [json.loads(line) for line in lines if line.strip()] if code in (0, 3) else []
         if code == -signal.SIGKILL:
             begun = point != "migrating" or (backup.exists() and backup.stat().st_mtime_ns != before)
             self._count(batch, point if begun else "random")
-        return -1 if code is None else code
+        return code
+
+    def _kill_after(self, life: Life, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, life.kill)
+
+    def _last_words(self) -> str:
+        """The end of what the worker complained of."""
+        return self._words.read_text("utf-8", "replace")[-2000:]
 
     def _count(self, batch: Batch, point: str) -> None:
         """The worker was killed at *point*."""
@@ -334,5 +363,5 @@ class Killing:
         files = 0 if batch is None else len(list(batch.folder.glob("*.mp4")))
         return (
             f"{len(prompts)} items, {files} files, not made {missing}, kills left {self._deck}, "
-            f"at {self._life.point!r}, last words: {self._last_words}"
+            f"at {self._life.point!r}, last words: {self._last_words()}"
         )

@@ -1,6 +1,7 @@
 """Many tasks at once over real sockets: all are collected, the slots are kept, nothing is left over."""
 
 import asyncio
+import contextlib
 import io
 import json
 import random
@@ -35,6 +36,13 @@ def most_polls(polling: Polling, seconds: float) -> int:
         waited += max(wait, polling.floor or 0.0)
         polls += 1
     return polls
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """End *process* if it still lives: none outlives its test."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.communicate()
 
 
 def test_two_hundred_with_twenty_in_flight(tmp_path: Path):
@@ -157,7 +165,10 @@ def test_three_thousand_leave_nothing_over(tmp_path: Path):
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
-            out, err = await asyncio.wait_for(process.communicate(), 120)
+            try:
+                out, err = await asyncio.wait_for(process.communicate(), 120)
+            finally:
+                await ended(process)
             return process.returncode, out, err
 
     code, out, err = asyncio.run(main())
@@ -210,10 +221,16 @@ def test_two_processes_without_a_journal(tmp_path: Path):
                 )
                 for _ in range(2)
             ]
-            for twin in twins:
-                assert twin.stdout is not None
-                assert await asyncio.wait_for(twin.stdout.readline(), 20) == b"ready\n"
-            told = await asyncio.gather(*(asyncio.wait_for(twin.communicate(b"go\n"), 25) for twin in twins))
+            try:
+                for twin in twins:
+                    assert twin.stdout is not None
+                    assert await asyncio.wait_for(twin.stdout.readline(), 60) == b"ready\n"
+                told = await asyncio.gather(
+                    *(asyncio.wait_for(twin.communicate(b"go\n"), 60) for twin in twins)
+                )
+            finally:
+                for twin in twins:
+                    await ended(twin)
             return [json.loads(out) for out, _ in told]
 
     one, other = asyncio.run(main())

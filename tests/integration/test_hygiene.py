@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ asyncio.run(main())
     ),
     "is interrupted": (
         """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin deaf to it
 async def main():
     async with make() as kling:
         await kling.submit(request("[slow]"))
@@ -246,7 +247,7 @@ async def run(*arguments: str, **env: str) -> Done:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 60)
+        out, err = await asyncio.wait_for(process.communicate(), 120)
     except TimeoutError:
         process.kill()
         await process.communicate()
@@ -341,18 +342,17 @@ WRONG: dict[str, tuple[Callable[[], Any], dict[str, str], str, int, str]] = {
     ),
 }
 
-STREAM = """
+STREAMS = """
 import asyncio, json, logging, os, sys
 from kling_async import ImageToVideo, KlingClient, KlingError, Retries
 
 logging.disable()
-folder = sys.argv[1]
 
 
-async def main():
+async def stream(folder, env):
     ended = []
     try:
-        async with KlingClient.from_env(retries=Retries(attempts=2, factor=0.1)) as kling:
+        async with KlingClient.from_env(env=env, retries=Retries(attempts=2, factor=0.1)) as kling:
             requests = [(n, ImageToVideo(image=os.path.join(folder, f"{n}.jpg"), prompt="x")) for n in "abc"]
             async for done in kling.completions(requests):
                 ended.append(done.key)
@@ -361,16 +361,23 @@ async def main():
     return "no error", "", "", ended
 
 
+async def main():
+    return await asyncio.gather(*(stream(*each) for each in json.loads(sys.argv[1])))
+
+
 print(json.dumps(asyncio.run(main())))
 """
 
 
 @frozen
 class Ends:
-    """How every process of this module ended; they run at once, because most of their time is waiting."""
+    """How every process of this module ended; they run at once, because most of their time is waiting.
+
+    The streams are of one process: each one's error by class, text and outcome, and the keys that ended.
+    """
 
     programs: dict[str, Done]
-    streams: dict[str, Done]
+    streams: dict[str, tuple[str, str, str, list[str]]]
     commands: dict[str, Done]
 
 
@@ -392,22 +399,29 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
         async with few, serve(Simulator(seconds=seconds, parallel=None)) as url:
             ends.programs[name] = await run("-c", BEGIN + PROGRAMS[name][0], url, str(pictures(name)))
 
-    async def wrong(name: str) -> None:
-        server, env, *_ = WRONG[name]
-        folder = pictures(name)
-        batch = ("-m", "kling_async", "batch", str(folder), "--prompt", "x", "-o", str(folder / "out"))
-        async with server() as url:
-            if len(env) == 1:
-                env = {**env, "KLING_BASE_URL": url}
-            async with few:
-                ends.streams[name] = await run("-c", STREAM, str(folder), **env)
-            async with few:
-                ends.commands[name] = await run(*batch, **env)
+    async def wrong() -> None:
+        async with AsyncExitStack() as servers:
+            each: dict[str, tuple[str, dict[str, str]]] = {}
+            for name, (server, env, *_) in WRONG.items():
+                url = await servers.enter_async_context(server())
+                where = {"KLING_BASE_URL": url} if len(env) == 1 else {}
+                each[name] = str(pictures(name)), {**env, **where}
+            async with asyncio.TaskGroup() as group:
+                for name, (folder, env) in each.items():
+                    group.create_task(command(name, folder, env))
+                async with few:
+                    streams = await run("-c", STREAMS, json.dumps(list(each.values())))
+            assert (streams.code, streams.err) == (0, "")
+            ends.streams.update(zip(each, json.loads(streams.out), strict=True))
+
+    async def command(name: str, folder: str, env: dict[str, str]) -> None:
+        batch = ("-m", "kling_async", "batch", folder, "--prompt", "x", "-o", str(Path(folder) / "out"))
+        async with few:
+            ends.commands[name] = await run(*batch, **env)
 
     async def main() -> None:
         async with asyncio.TaskGroup() as group:
-            for name in sorted(WRONG, key="no network".__ne__):  # it tries again for the longest time
-                group.create_task(wrong(name))
+            group.create_task(wrong())  # it tries again for the longest time
             for name in PROGRAMS:
                 group.create_task(program(name))
 
@@ -429,9 +443,8 @@ def test_what_is_wrong_for_every_item(name: str, ends: Ends):
     The stream raises it once, and no item comes to two ends.
     """
     *_, kind, code, told = WRONG[name]
-    library, command = ends.streams[name], ends.commands[name]
-    assert (library.code, library.err) == (0, "")
-    raised, text, outcome, ended = json.loads(library.out)
+    command = ends.commands[name]
+    raised, text, outcome, ended = ends.streams[name]
     assert (raised, outcome) == (kind, "not_created"), text
     assert re.fullmatch(told, text), text
     assert len(set(ended)) == len(ended)

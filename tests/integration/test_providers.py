@@ -18,7 +18,7 @@ from kling_async import (
 )
 from kling_async.simulator import Simulator, serve
 
-QUICK = Polling(factor=0.1, base=1.5, max_interval=0.5, floor=0.05)
+QUICK = Polling(aim=None, factor=0.1, base=1, max_interval=0.1, floor=0.05)
 
 CHOICES = {
     "kling": ("kling", {"KLING_API_KEY": "sim-key", "KLING_PROVIDER": "kling"}),

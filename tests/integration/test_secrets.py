@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import contextlib
 import io
+import json
 import logging
 import os
 import random
@@ -14,7 +16,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 
 import kling_async
@@ -24,6 +32,7 @@ from kling_async import (
     APIKey,
     ConnectError,
     DownloadError,
+    Event,
     ImageToVideo,
     KlingClient,
     KlingError,
@@ -31,9 +40,12 @@ from kling_async import (
     ResponseLostError,
     Retries,
 )
+from kling_async.integrations.otel import OpenTelemetry
 from kling_async.protocol.providers import KLING, Provider
+from kling_async.protocol.wire import Request, Response
 from kling_async.simulator import Simulator, serve
 from kling_async.simulator.faults import Faults
+from kling_async.testing import SimulatorTransport
 
 API = "api-Known0Text1Of2An3Api4Key5"
 COMET = "comet-Known0Text1Of2A3Gateway4Key"
@@ -304,12 +316,12 @@ def test_a_download_that_fails(fault: str, heard: Heard, tmp_path: Path):
 def test_a_lost_reply_without_look_up(heard: Heard, tmp_path: Path):
     """The error that tells of a possible payment has a token, and the token holds no secret."""
     simulator = simulator_for("new-api-2026", heard, "create:lost_reply_after")
+    (tmp_path / "out").mkdir()
 
     async def main() -> None:
         async with serve(simulator) as url:
             env = {"EZMODEL_API_KEY": API, "KLING_BASE_URL": url}
             async with KlingClient.from_env(env=env, journal=tmp_path / "out" / "j.db", **QUICK) as kling:
-                (tmp_path / "out").mkdir()
                 with pytest.raises(ResponseLostError) as caught:
                     await kling.run(ImageToVideo(image=PICTURE, prompt="x"), key="one")
                 heard.say(caught.value, caught.value.token)
@@ -318,6 +330,112 @@ def test_a_lost_reply_without_look_up(heard: Heard, tmp_path: Path):
 
     asyncio.run(main(), debug=True)
     heard.files(tmp_path / "out")
+    assert heard.told() == []
+
+
+class Parrot:
+    """A transport onto a simulator whose every reply says the Authorization header back, wherever it can.
+
+    Args:
+        simulator: answers.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.inner = SimulatorTransport(simulator)
+        self.urls: list[str] = []
+        self.tokens: set[str] = set()
+
+    async def send(self, request: Request, *, authorization: str, body: Any = None) -> Response:
+        """Send *request*, and put the header into each text of the reply."""
+        response = await self.inner.send(request, authorization=authorization, body=body)
+        self.urls.append(request.url)
+        self.tokens.add(authorization.removeprefix("Bearer "))
+        document = json.loads(response.body)
+        document["message"] = f"for {authorization}"
+        found = document.get("data") or {}
+        for entry in found if isinstance(found, list) else [found]:
+            entry["task_status_msg"] = f"for {authorization}"
+            entry["extra"] = {"header": [authorization.rsplit(maxsplit=1)[-1]]}
+        return attrs.evolve(response, body=json.dumps(document).encode())
+
+    async def aclose(self) -> None:
+        """Nothing was opened."""
+
+
+@pytest.mark.parametrize("path", ["ends", "poll error", "reads", "sweep"])
+@pytest.mark.parametrize("kind", ["api key", "access key"])
+def test_a_key_said_back_is_kept_nowhere(kind: str, path: str, heard: Heard):
+    """Every reply that is kept is searched: an error, a task with its raw reply, a page; at DEBUG too."""
+    credentials, provider, face = CREDENTIALS[kind]
+    faults = "query:refuse code=5000 times=1" if path == "poll error" else ""
+    parrot = Parrot(simulator_for(face, heard, faults))
+    provider = attrs.evolve(provider, lists=path in ("sweep", "reads"))
+    options: dict[str, Any] = QUICK | {"transport": parrot, "hooks": [heard.say]}
+    prompts = {"ends": ("x", "[fail]", "[policy]"), "sweep": "abcd"}.get(path, ("x",))
+
+    async def main() -> None:
+        async with KlingClient(credentials, provider, **options) as kling:
+            handles = [kling.submit_soon(ImageToVideo(image=PICTURE, prompt=each)) for each in prompts]
+            for handle in handles:
+                with contextlib.suppress(KlingError):
+                    heard.say((await handle.result(timeout=20)).raw)
+                heard.say(handle, handle.task, handle.task.raw, handle._flight.judged, handle._flight.error)
+            if path == "reads":
+                heard.say(seen := await kling.get_task(handles[0].task_id or ""), seen.raw)
+                with pytest.raises(KlingError) as caught:
+                    await kling.get_task("1")
+                assert "***" in str(caught.value)
+                heard.say(caught.value)
+                async for seen in kling.list_tasks():
+                    heard.say(seen, seen.raw)
+
+    asyncio.run(main(), debug=True)
+    heard.secrets += parrot.tokens
+    assert any("pageNum" in url for url in parrot.urls) == provider.lists
+    assert heard.told() == []
+
+
+def test_a_bad_day_at_debug(heard: Heard, tmp_path: Path):
+    """All that can go wrong, every logger at DEBUG, spans, metrics: no key, picture, prompt or link."""
+    simulator = simulator_for(
+        "kling",
+        heard,
+        "create:lost_reply_after times=1; create:refuse code=1303 times=2; any:html p=0.1;"
+        "query:cut_reply p=0.1; download:lost_reply_after times=1",
+    )
+    exporter, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    tracers = TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    otel = OpenTelemetry(tracers, MeterProvider([reader]))
+    wish = "a wish that is nobody's business"
+    heard.secrets.append(wish)
+
+    def requests() -> Iterator[tuple[str, ImageToVideo]]:
+        for number in range(6):
+            yield f"k{number}", ImageToVideo(image=PICTURE, prompt=f"{wish} {number}")
+        yield "failed", ImageToVideo(image=PICTURE, prompt=f"[fail] {wish}")
+        yield "refused", ImageToVideo(image=PICTURE, prompt=f"[policy] {wish}")
+        yield "bad", ImageToVideo(image=PICTURE[:40], prompt=wish)
+
+    def broken(event: Event) -> None:
+        raise ValueError("a hook of the user's")
+
+    async def main() -> None:
+        async with serve(simulator) as url:
+            hooks = [otel, broken]
+            async with KlingClient(
+                APIKey(API), KLING.at(url), max_in_flight=3, hooks=hooks, **QUICK
+            ) as kling:
+                async for done in kling.completions(requests(), save_to=tmp_path / "out"):
+                    heard.texts.append(str(done.error))
+                    heard.secrets += [video.url.partition("?")[2] for video in done.task.videos]
+
+    asyncio.run(main(), debug=True)
+    spans = [span.to_json() for span in exporter.get_finished_spans()]
+    assert len(spans) == 8
+    heard.texts += [*spans, str(reader.get_metrics_data())]
+    assert any("POST /v1/videos/image2video: ResponseLostError" in text for text in heard.texts)
+    assert any("k0: submitted as task" in text for text in heard.texts)
     assert heard.told() == []
 
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
+from math import inf
 from random import Random
 from typing import Any
 
@@ -772,7 +773,7 @@ def scripted_faults(draw: st.DrawFn):
         "code": st.sampled_from([1302, 5001, 404]),
         "status": st.integers(200, 599),
         "bytes_per_second": st.floats(0.1, 1e9),
-        "seconds": st.floats(0, 1e6) | st.just(float("inf") if name != "clock_skew" else -3.0),
+        "seconds": st.floats(0, 1e6) | st.just({"clock_skew": -3.0, "stale_timestamp": 3.0}.get(name, inf)),
         "by": st.integers(-100, 100),
         **dict.fromkeys(("made", "reset", "retry_date", "by_task_id"), st.booleans()),
         **dict.fromkeys(("at", "count", "downloads"), st.integers(0, 10**12)),

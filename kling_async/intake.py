@@ -1,0 +1,328 @@
+"""Every way in which a task comes to the engine: from a request, from a token, from a journal."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kling_async import bodies
+from kling_async.bookkeeping import Books, Recording
+from kling_async.crew import Crew
+from kling_async.flight import Flight, Keeper, SlotKey
+from kling_async.pollers import Pollers
+from kling_async.protocol import identity, wire
+from kling_async.protocol.errors import KlingError, RequestError
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.protocol.providers import Provider
+from kling_async.register import Register
+from kling_async.submission import Submission
+from kling_async.typing import Again, CallbackURL, never
+
+__all__ = ["Intake"]
+
+logger = logging.getLogger("kling_async")
+
+LONGEST_ID = "0" * 64
+"""Stands for a task_id not known yet (they have 18 or 19 digits), so that the token will not be too long."""
+
+
+class Intake:
+    """Takes tasks in, each once.
+
+    Args:
+        register: where they are entered.
+        provider: whose tasks.
+        issuer: of their tokens.
+        crew: runs what blocks.
+        books: recognises what an earlier run knew.
+        submission: sends what is new.
+        pollers: ask for what exists.
+        keeper: told of what is known of a task.
+        publish: lets everyone see a task, when what is known of it is durable.
+        callback_url: where Kling posts of those whose request does not say.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        *,
+        provider: Provider,
+        issuer: identity.Issuer,
+        crew: Crew,
+        books: Books,
+        submission: Submission,
+        pollers: Pollers,
+        keeper: Keeper,
+        publish: Callable[[Flight], None],
+        callback_url: CallbackURL | None,
+    ) -> None:
+        self._register = register
+        self._provider = provider
+        self._issuer = issuer
+        self._crew = crew
+        self._books = books
+        self._submission = submission
+        self._pollers = pollers
+        self._keeper = keeper
+        self._publish = publish
+        self._callback_url = callback_url
+        self._order = itertools.count()
+        self._slot_keys: dict[SlotKey, SlotKey] = {}
+
+    # From a request
+
+    def join(self, request: VideoRequest, key: str | None) -> Flight:
+        """Put *request* in line in its place, unchecked; it leaves after `check`.
+
+        Raises:
+            KlingError: the client is closed.
+            RequestError: *key* is no text.
+        """
+        if self._crew.closing:
+            raise self._crew.bug_or(KlingError("the client is closed"))
+        if not isinstance(key, str | None):
+            raise RequestError(f"key must be text, not {type(key).__name__}")
+        endpoint = request.endpoint
+        slot_key = endpoint, request.model_name
+        flight = Flight(
+            order=next(self._order),
+            key=key,
+            endpoint=endpoint,
+            slot_key=self._slot_keys.setdefault(slot_key, slot_key),  # one for all who share it
+            task=Task(None, request.external_task_id, TaskStatus.INTENDED),
+            issuer=self._issuer,
+            request=request,
+        )
+        self._submission.lines.join(flight)
+        self._register.add(flight)
+        return flight
+
+    async def check(
+        self, flight: Flight, recording: Recording | None = None, *, refusal: RequestError | None = None
+    ) -> None:
+        """Check the pictures of a flight in line, name it, and let it go when its turn comes.
+
+        Where the same key and request are in flight already, it becomes that one's mirror; where an earlier
+        run has brought it to an end, it is over at once.
+
+        Args:
+            flight: in line.
+            recording: where it is recorded, and what is made again.
+            refusal: raised instead of submitting what no earlier run has brought to its end.
+
+        Raises:
+            RequestError: with every problem of its pictures; nothing was sent.
+            JournalError: the journal cannot be read.
+        """
+        try:
+            warnings = await self._prepare(flight, recording)
+            if flight.error is not None:
+                flight.about(flight.error)
+            if refusal is not None and not flight.resumed:
+                raise refusal
+        except BaseException as error:
+            if flight.resumed:  # its row tells of an earlier run's task, which this does not touch
+                flight.resumed, flight.record, flight.judged = False, None, flight.task
+            self.withdraw(flight, error if isinstance(error, KlingError) else None)
+            raise
+        if flight.in_line:
+            for warning in warnings:
+                logger.warning("%s: %s", flight.key or "request", warning)
+            self._place(flight)
+
+    async def check_quietly(self, flight: Flight, recording: Recording | None) -> None:
+        """`check`, for nobody who waits: what is wrong is told by the flight's own end."""
+        with contextlib.suppress(KlingError):
+            await self.check(flight, recording)
+
+    async def _prepare(self, flight: Flight, recording: Recording | None) -> Sequence[str]:
+        """Read the pictures of *flight*, recognise it, and write what is sent; returns what to warn of."""
+        request = flight.request
+        assert request is not None  # attached tasks are not checked
+        async with self._crew.visit():
+            if bodies.needs_thread(request):
+                resolved = await self._crew.in_thread(bodies.resolve, request)
+            else:
+                resolved = bodies.resolve(request)
+            await self._books.recognise(flight, dict(resolved.images), recording)
+        name = flight.judged.external_task_id or ""
+        flight.prepared = wire.create(
+            request,
+            self._provider,
+            resolved.images,
+            external_task_id=name,
+            callback_url=request.callback_url or self._callback_url_for(name),
+        )
+        self._issuer.token(
+            flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=name
+        )  # raises now what is wrong with the key
+        return resolved.warnings
+
+    def _callback_url_for(self, external_task_id: str) -> str | None:
+        if not callable(self._callback_url):
+            return self._callback_url
+        try:
+            url = self._callback_url(external_task_id)
+        except Exception as error:
+            raise RequestError(f"callback_url failed: {type(error).__name__}") from error
+        if not url.startswith(("http://", "https://")):
+            raise RequestError("callback_url gave no http(s) URL")
+        return url
+
+    def _place(self, flight: Flight) -> None:
+        """*flight* is checked: it goes on its way, or what it wants is there or on its way already."""
+        name = flight.judged.external_task_id or ""
+        same = self._register.find(name)
+        settled = self._register.settled(name)
+        if same is None and settled is not None and not flight.resumed:
+            self._recall(flight, settled)
+        if same is not None:
+            if same.request is None:
+                same.request, same.prepared = flight.request, flight.prepared
+            self._mirror(flight, same)
+        elif flight.resumed and (flight.ended or flight.error is not None):
+            self._leave_line(flight)
+            flight.task = flight.judged
+            flight.announce()
+            self._submission.lines.dispatch(flight.slot_key)
+        elif flight.resumed:
+            self._submission.lines.withdraw(flight)
+            self._take_up(flight)
+            self._submission.lines.dispatch(flight.slot_key)
+        else:
+            self._register.name(flight, name)
+            flight.task = flight.judged
+            self._submission.ready(flight)
+
+    def _recall(self, flight: Flight, settled: Task) -> None:
+        """*flight* was made before by this client: it is over, as it was then."""
+        flight.judged, flight.resumed = settled, True
+        if flight.record is not None:  # the run that made it had no journal
+            self._books.put(flight, lambda _: None)
+        if settled.status is TaskStatus.FAILED:
+            flight.error = flight.about(settled.failure())
+
+    def _mirror(self, flight: Flight, same: Flight) -> None:
+        """*flight* wants what *same* already is: it leaves the line and shows what happens there."""
+        self._leave_line(flight)
+        flight.same = same
+        if same.record is None and flight.record is not None:  # the first who wanted it had no journal
+            same.journal, same.record = flight.journal, flight.record
+            self._books.put(same, self._publish)
+
+        def reflect(_: Flight) -> None:
+            flight.task, flight.error = same.task, same.error
+            flight.judged, flight.record, flight.resumed = same.judged, same.record, same.resumed
+            flight.acknowledged_at = same.acknowledged_at
+            flight.announce()
+
+        same.listen(reflect)
+        reflect(same)
+        self._submission.lines.dispatch(flight.slot_key)
+
+    def _leave_line(self, flight: Flight) -> None:
+        """Nothing is to be made for *flight*."""
+        flight.prepared = None
+        self._submission.lines.withdraw(flight)
+        self._register.remove(flight)
+
+    async def acknowledged(self, flight: Flight) -> None:
+        """Wait until *flight*, checked, is acknowledged; cancelled before its POST, it is withdrawn.
+
+        Raises:
+            KlingError: it was refused, or its answer was lost.
+        """
+        try:
+            await flight.wait(lambda each: each.submitted or each.error is not None)
+        except asyncio.CancelledError:
+            if not flight.listeners:  # else another caller wants it under the same key
+                self.withdraw(flight)
+            raise
+        if flight.acknowledged_at is None and not flight.resumed and flight.error is not None:
+            raise flight.error
+
+    def withdraw(self, flight: Flight, error: KlingError | None = None) -> bool:
+        """Take *flight* back if its POST has not begun; False: it has."""
+        if not self._submission.lines.withdraw(flight):
+            return False
+        seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
+        error = error or KlingError("withdrawn before it was submitted")
+        self._keeper.observe(flight, seen, flight.about(error))
+        self._submission.lines.dispatch(flight.slot_key)
+        return True
+
+    # From a journal
+
+    async def recording(
+        self,
+        path: Path,
+        *,
+        again: Again = never,
+        by_content: bool = True,
+        namespace: str | None = None,
+    ) -> Recording:
+        """Record in the journal at *path*; when it is opened, what it holds of tasks in flight is picked up.
+
+        Raises:
+            JournalError: it cannot be opened.
+        """
+        async with self._crew.visit():
+            return await self._books.open(
+                path,
+                again=again,
+                by_content=by_content,
+                namespace=namespace,
+                orders=self._order,
+                pick_up=self._pick_up,
+            )
+
+    def _pick_up(self, flights: Sequence[Flight]) -> None:
+        """Go on with what an earlier run left unfinished; it takes slots before anything new."""
+        for flight in flights:
+            if not self._crew.halted and self._register.find(flight.judged.external_task_id) is None:
+                self._take_up(flight)
+
+    def _take_up(self, flight: Flight) -> None:
+        """Resolve what an earlier run only intended, poll what it submitted."""
+        name = flight.judged.external_task_id or ""
+        flight.resumed = False  # from now on its news is this run's
+        self._register.add(flight, name)
+        if flight.judged.status in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS):
+            self._keeper.observe(flight, Task(None, name, TaskStatus.AMBIGUOUS))
+            self._submission.resolve(flight, KlingError("the run that submitted it was interrupted"))
+        else:
+            flight.prepared = None
+            flight.task = flight.judged
+            flight.acknowledged_at = self._crew.loop.time() - flight.age
+            self._begin_polling(flight)
+            flight.announce()
+
+    # From a token
+
+    def attach(self, token: identity.Token) -> Flight:
+        """The flight of *token*: the one there is, or a new one that is polled from now on."""
+        task = Task(token.task_id, token.external_task_id, TaskStatus.SUBMITTED)
+        name = task.external_task_id or token.task_id or ""
+        known = self._register.find(name)
+        if known is not None:
+            return known
+        flight = Flight(
+            order=next(self._order),
+            key=token.key or None,
+            endpoint=token.endpoint,
+            slot_key=(token.endpoint, ""),
+            task=task,
+            issuer=self._issuer,
+            acknowledged_at=self._crew.loop.time(),
+        )
+        self._register.add(flight, name)
+        self._begin_polling(flight)
+        return flight
+
+    def _begin_polling(self, flight: Flight) -> None:
+        """The task of *flight* exists, and nobody here knows how it stands."""
+        self._register.learned_id(flight)
+        self._submission.lines.hold(flight)
+        self._pollers.watch(flight, soon=True)
