@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # public, not in typeshed
 
 import aiohttp
-import attrs
 
 from kling_async.handles import TaskHandle
-from kling_async.instrumentation import Hook, Hooks
+from kling_async.instrumentation import Hook, Hooks, Statistics
 from kling_async.parts import is_file
 from kling_async.protocol import auth
 from kling_async.protocol.auth import Credentials
@@ -40,34 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("kling_async")
 
-__all__ = ["KlingClient", "Statistics", "animate"]
-
-
-@attrs.frozen
-class Statistics:
-    """What a client is doing, and what it did since it was entered; all zero before that.
-
-    Attributes:
-        waiting: requests in line for a slot, now.
-        in_flight: tasks submitted or being submitted and not terminal, now.
-        limit: tasks per model that may be in flight, given or learned by now.
-        succeeded: tasks that succeeded.
-        failed: tasks that ended otherwise.
-        polls: status requests made, each for one task or for a page of them.
-        retries: submits after the first of each request.
-        saved: videos downloaded.
-        callbacks: tasks whose end was told by a callback before any poll did.
-    """
-
-    waiting: int = 0
-    in_flight: int = 0
-    limit: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    polls: int = 0
-    retries: int = 0
-    saved: int = 0
-    callbacks: int = 0
+__all__ = ["KlingClient", "animate"]
 
 
 class KlingClient:
@@ -411,21 +383,7 @@ class KlingClient:
 
     def statistics(self) -> Statistics:
         """What the client is doing now, and what it did so far."""
-        if self._work is None:
-            return Statistics()
-        engine = self._work.engine
-        waiting = engine.submission.lines.waiting
-        return Statistics(
-            waiting=waiting,
-            in_flight=len(engine.register.live) - waiting,
-            limit=engine.submission.lines.limit,
-            succeeded=engine.register.succeeded,
-            failed=engine.register.failed,
-            polls=engine.pollers.requests,
-            retries=engine.submission.retries,
-            saved=self._work.downloads.saved,
-            callbacks=engine.callbacks.told_first,
-        )
+        return Statistics() if self._work is None else self._work.statistics()
 
     def _running(self) -> "Running":
         """The client at work in this event loop, begun on first use."""

@@ -1,4 +1,4 @@
-"""What the engine tells of its work: event values, the hooks that receive them, and the log."""
+"""What the engine tells of its work: event values, the hooks that receive them, the log, and figures."""
 
 import inspect
 import logging
@@ -23,6 +23,7 @@ __all__ = [
     "Polled",
     "Retried",
     "Saved",
+    "Statistics",
     "Submitted",
     "Waiting",
 ]
@@ -180,6 +181,33 @@ class Saved(Event):
     size: int
     elapsed: float
     retries: int = 0
+
+
+@attrs.frozen
+class Statistics:
+    """What a client is doing, and what it did since it was entered; all zero before that.
+
+    Attributes:
+        waiting: requests in line for a slot, now.
+        in_flight: tasks submitted or being submitted and not terminal, now.
+        limit: tasks per model that may be in flight, given or learned by now.
+        succeeded: tasks that succeeded.
+        failed: tasks that ended otherwise.
+        polls: status requests made, each for one task or for a page of them.
+        retries: submits after the first of each request.
+        saved: videos downloaded.
+        callbacks: tasks whose end was told by a callback before any poll did.
+    """
+
+    waiting: int = 0
+    in_flight: int = 0
+    limit: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    polls: int = 0
+    retries: int = 0
+    saved: int = 0
+    callbacks: int = 0
 
 
 class Hooks:

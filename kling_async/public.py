@@ -1,6 +1,6 @@
 """The public names of the package, gathered from the modules they come from."""
 
-from kling_async.client import KlingClient, Statistics, animate
+from kling_async.client import KlingClient, animate
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import (
     Checked,
@@ -11,6 +11,7 @@ from kling_async.instrumentation import (
     Polled,
     Retried,
     Saved,
+    Statistics,
     Submitted,
     Waiting,
 )

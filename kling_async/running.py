@@ -20,6 +20,7 @@ from kling_async.engine import Engine, Options
 from kling_async.feeding import Stream
 from kling_async.flight import Flight
 from kling_async.handles import TaskHandle
+from kling_async.instrumentation import Statistics
 from kling_async.journal import FILE_NAME
 from kling_async.parts import is_file
 from kling_async.protocol import identity
@@ -257,6 +258,21 @@ class Running:
                     yield task
             if len(tasks) < page_size:
                 return
+
+    def statistics(self) -> Statistics:
+        """See `KlingClient.statistics`."""
+        engine, lines = self.engine, self.engine.submission.lines
+        return Statistics(
+            waiting=lines.waiting,
+            in_flight=len(engine.register.live) - lines.waiting,
+            limit=lines.limit,
+            succeeded=engine.register.succeeded,
+            failed=engine.register.failed,
+            polls=engine.pollers.requests,
+            retries=engine.submission.retries,
+            saved=self.downloads.saved,
+            callbacks=engine.callbacks.told_first,
+        )
 
     async def _check(
         self, flight: Flight, to: Path | None = None, refusal: RequestError | None = None
