@@ -1,6 +1,5 @@
 """One side of a comparison in a fresh process: pinned to a core, with nothing of the other side in memory."""
 
-import asyncio
 import contextlib
 import importlib
 import json
@@ -15,15 +14,16 @@ from benchmarks.processes import CLIENT, ROOT, pin
 __all__ = ["Memory", "run"]
 
 
-def run(side: str, *, without: Sequence[str] = (), **arguments: Any) -> dict[str, Any]:
+def run(side: str, *, without: Sequence[str] = (), loop: str = "asyncio", **arguments: Any) -> dict[str, Any]:
     """What the coroutine function *side*, as ``benchmarks.module:function``, returns in a process of its own.
 
     Args:
         side: called with *arguments*, JSON values; returns a dict of JSON values.
         without: modules that cannot be imported there, as if they were not installed.
+        loop: the module whose ``run`` runs it: ``asyncio`` or ``uvloop``.
         **arguments: for it.
     """
-    document = json.dumps({"side": side, "without": list(without), "arguments": arguments})
+    document = json.dumps({"side": side, "without": list(without), "loop": loop, "arguments": arguments})
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "benchmarks.sides", document],
         cwd=ROOT,
@@ -72,7 +72,8 @@ def _main() -> None:
         sys.modules[name] = None  # type: ignore[assignment]  # how Python is told that there is none
     module, _, function = asked["side"].partition(":")
     side = getattr(importlib.import_module(module), function)
-    print(json.dumps(asyncio.run(side(**asked["arguments"]))))
+    run_in = importlib.import_module(asked["loop"]).run
+    print(json.dumps(run_in(side(**asked["arguments"]))))
 
 
 if __name__ == "__main__":

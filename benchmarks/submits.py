@@ -29,8 +29,8 @@ TURNS = 5
 """How often the two sides take turns within a run, so that a busy moment of the machine meets both."""
 
 
-async def _submit(base_url: str, journal: str | None, submits: int, callers: int) -> float:
-    """CPU seconds per submit."""
+async def submit(base_url: str, journal: str | None, submits: int, callers: int) -> float:
+    """CPU seconds per submit of a client with that journal, or none."""
     numbers = iter(range(submits))
     client = KlingClient(APIKey("key"), KLING.at(base_url), max_in_flight=2 * submits, journal=journal)
 
@@ -50,8 +50,8 @@ async def compared(base_url: str, folder: str, submits: int, callers: int) -> di
     taken = dict.fromkeys(("journalled", "bare"), 0.0)
     journals = (str(Path(folder) / f"{number}.sqlite") for number in itertools.count())
     for _ in range(TURNS):
-        taken["bare"] += await _submit(base_url, None, submits // TURNS, callers)
-        taken["journalled"] += await _submit(base_url, next(journals), submits // TURNS, callers)
+        taken["bare"] += await submit(base_url, None, submits // TURNS, callers)
+        taken["journalled"] += await submit(base_url, next(journals), submits // TURNS, callers)
     return {side: seconds / TURNS * 1e6 for side, seconds in taken.items()}
 
 

@@ -13,7 +13,7 @@ import attrs
 
 from kling_async import records
 from kling_async.flight import Flight
-from kling_async.journal import FILE_NAME, InUseError, Journal, Record
+from kling_async.journal import InUseError, Journal, Record, Sibling
 from kling_async.protocol import identity
 from kling_async.protocol.errors import JournalError, KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
@@ -25,6 +25,7 @@ __all__ = ["Books", "Recording"]
 
 logger = logging.getLogger("kling_async")
 
+_UNANSWERED = (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
 _ASKED_AGAIN = (TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP, TaskStatus.MAY_EXIST)
 
 
@@ -34,7 +35,8 @@ class Recording:
 
     Attributes:
         journal: where.
-        others: further journals of the same folder, where an item may be known from an earlier run.
+        others: further journals of the same folder that this process has taken over, for the unfinished
+            tasks in them.
         again: which of those that ended without a video are made anew.
         by_content: items without a key are recognised by their content and its ordinal among equals; else
             each is a new one.
@@ -47,6 +49,10 @@ class Recording:
     by_content: bool = True
     row: str | None = None
     _equals: collections.Counter[str] = attrs.field(factory=collections.Counter[str], init=False)
+
+    def recognises(self, key: str | None) -> bool:
+        """Whether an item can be known from elsewhere; else each is a new one."""
+        return self.by_content or key is not None or self.row is not None
 
     def name(self, key: str | None, request_hash: str) -> str:
         """What an item is recorded under."""
@@ -138,12 +144,18 @@ class Books:
         orders: Iterator[int],
         pick_up: Callable[[Sequence[Flight]], None],
     ) -> list[Journal]:
-        """The journal at *path*; of a folder, one to write to and every other that nobody holds."""
-        journals = [await Journal.open(path, namespace=namespace, now=self._clock())]
+        """The journal at *path*; of a folder, one to write to and every free one with unfinished tasks.
+
+        A free one without them is left to later processes: a folder grows to as many journals as there are
+        processes and journals with unfinished tasks at once, and no further. What it knows is read there.
+        """
+        own = await Journal.open(path, namespace=namespace, now=self._clock())
+        journals = [own]
         try:
-            for other in await self._in_thread(_others, path, journals[0].path):
+            for other in await own.unfinished_beside(self._issuer.account, self._issuer.host):
                 with contextlib.suppress(InUseError):
                     journals.append(await Journal.open(other, now=self._clock()))
+            own.leave_out([each.path for each in journals])
             for journal in journals:
                 live = await journal.live()
                 mine = [record for record in live if self._is_ours(record)]
@@ -176,6 +188,7 @@ class Books:
             if known is not None:
                 if self._recalled(flight, known, recording.again):
                     return
+                flight.journal = recording.journal
                 generation = max(generation, known.generation + (known.state != TaskStatus.REFUSED))
         if flight.key is None:
             namespace = flight.journal.namespace if flight.journal is not None else self._random_id()
@@ -207,26 +220,49 @@ class Books:
     async def _known(
         self, flight: Flight, recording: Recording, name: str, request_hash: str
     ) -> Record | None:
-        """The row of an item; *flight* is then recorded where it is."""
-        for journal in (recording.journal, *recording.others):
-            known = await journal.find(name, request_hash)
-            if known is not None:
-                flight.journal = journal
-                return known
-        return None
+        """The row of an item, wherever in the folder it is; *flight* is then recorded where we may write.
+
+        Raises:
+            JournalError: another process is just submitting it, and nothing could tell whether that made it.
+        """
+        if not recording.recognises(flight.key):
+            return None
+        own, known = recording.journal, None
+        for journal in (own, *recording.others):
+            found = await journal.find(name, request_hash)
+            if found is not None and (known is None or _weight(found) > _weight(known)):
+                flight.journal, known = journal, found
+        for sibling in await own.find_beside(name, request_hash):
+            found = sibling.record
+            if known is None or _weight(found) > _weight(known):
+                flight.journal, known = own, found
+                if found.state in _UNANSWERED and self._is_ours(found) and self._provider.lookup != "yes":
+                    raise _made_there(sibling)
+        return known
 
     async def intend(self, flight: Flight) -> None:
         """Make durable that the POST of *flight* is about to leave.
 
+        Then, and not before, another process of the folder is sure to see it, or we see what that is doing:
+        of two that intend the same at the same moment at most one goes on.
+
         Raises:
-            JournalError: it is not durable, so the POST must not leave.
+            JournalError: it is not durable, or another process has made it or is making it, and the provider
+                would not tell: the POST must not leave.
         """
-        if flight.journal is not None and flight.record is not None:
-            now = self._clock()
-            flight.record = attrs.evolve(
-                flight.record, state=TaskStatus.INTENDED.value, intended_at=now, updated_at=now
-            )
-            await flight.journal.put(flight.record)
+        if flight.journal is None or flight.record is None:
+            return
+        now = self._clock()
+        record = flight.record = attrs.evolve(
+            flight.record, state=TaskStatus.INTENDED.value, intended_at=now, updated_at=now
+        )
+        await flight.journal.put(record)
+        if record.named and self._provider.lookup == "yes":
+            return  # both derive the same id, and Kling refuses the second
+        for sibling in await flight.journal.find_beside(record.key, record.request_hash):
+            there = sibling.record
+            if there.generation >= record.generation and there.state != TaskStatus.REFUSED:
+                raise _made_there(sibling)
 
     def put(self, flight: Flight, written: Callable[[Flight], None]) -> None:
         """Record what is judged of *flight* now; *written* is called when every record of it is durable.
@@ -341,12 +377,20 @@ def _complain(record: Record, written: "asyncio.Future[None]") -> None:
         logger.error("%s is not in the journal yet: %s", record.label, error)
 
 
-def _others(path: Path, taken: Path) -> list[Path]:
-    """The further journals of a folder: a restart with fewer processes goes on with all of them."""
-    if not path.is_dir():
-        return []
-    stem, suffix = FILE_NAME.rsplit(".", 1)
-    return sorted(each for each in path.glob(f"{stem}*.{suffix}") if each != taken)
+def _weight(record: Record) -> tuple[int, bool, float]:
+    """Of several rows of an item the one that tells what became of it has the most."""
+    return record.generation, record.state != TaskStatus.REFUSED, record.updated_at
+
+
+def _made_there(sibling: Sibling) -> JournalError:
+    """Why an item is not submitted here: another process does it, or did."""
+    record = sibling.record
+    what = "being submitted" if record.state in _UNANSWERED else record.state
+    return JournalError(
+        f"is {what} in another journal of the folder, by {sibling.holder}",
+        outcome=Outcome.MAY_EXIST if record.task_id is None else Outcome.CREATED,
+        advice="submit it again here later: then what became of it is known",
+    )
 
 
 def _resolved(path: Path) -> Path:

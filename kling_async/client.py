@@ -130,6 +130,7 @@ class KlingClient:
             clock=clock,
         )
         self._work: Running | None = None
+        self._figures = Statistics()
 
     @classmethod
     def from_env(
@@ -195,7 +196,7 @@ class KlingClient:
             return []
         left = await work.engine.stop(drain)
         if self._work is work:
-            self._work = None
+            self._work, self._figures = None, work.statistics()
         return [TaskHandle(work.engine, flight) for flight in left]
 
     async def submit(self, request: VideoRequest, *, key: str | None = None, wait: bool = True) -> TaskHandle:
@@ -383,7 +384,7 @@ class KlingClient:
 
     def statistics(self) -> Statistics:
         """What the client is doing now, and what it did so far."""
-        return Statistics() if self._work is None else self._work.statistics()
+        return self._figures if self._work is None else self._work.statistics()
 
     def _running(self) -> "Running":
         """The client at work in this event loop, begun on first use."""

@@ -187,6 +187,8 @@ class Saved(Event):
 class Statistics:
     """What a client is doing, and what it did since it was entered; all zero before that.
 
+    Of a client that is closed it is what it came to.
+
     Attributes:
         waiting: requests in line for a slot, now.
         in_flight: tasks submitted or being submitted and not terminal, now.

@@ -191,11 +191,13 @@ class Pollers:
         if due is not None:
             due = max(due, kind.not_before)
         if kind.timer is not None:
-            if due is not None and kind.timer.when() <= due:
+            if due is not None and kind.wakes_at <= due:
                 return
             kind.timer.cancel()
-        loop = asyncio.get_running_loop()
-        kind.timer = None if due is None else loop.call_at(due, self._wake, kind)
+            kind.timer = None
+        if due is not None:
+            kind.wakes_at = due
+            kind.timer = asyncio.get_running_loop().call_at(due, self._wake, kind)
 
     def _wake(self, kind: Kind) -> None:
         """Somebody is due: he is polled, alone or with all others who are due about now."""

@@ -47,6 +47,7 @@ class Kind:
         endpoint: the kind of task.
         schedule: who waits to be polled.
         timer: wakes up for the first.
+        wakes_at: when it does, seconds of the loop's clock: uvloop's handles do not tell, once it is past.
         pages: what is known of the list.
         sweeping: a sweep is about to begin or under way: its end sets the timer.
         not_before: when the list may be read again, seconds of the loop's clock.
@@ -56,6 +57,7 @@ class Kind:
     endpoint: str
     schedule: Schedule[Flight]
     timer: asyncio.TimerHandle | None = None
+    wakes_at: float = 0.0
     pages: Pages = attrs.field(factory=Pages)
     sweeping: bool = False
     not_before: float = 0.0

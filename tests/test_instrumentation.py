@@ -358,7 +358,9 @@ def test_a_saved_video_is_told_and_counted(
             async with kling:
                 request = ImageToVideo(image="https://cdn.example.org/a.png", prompt="x")
                 await kling.run(request, key="order-17", save_to="out")
-                return before, kling.statistics()
+                after = kling.statistics()
+            assert kling.statistics() == after  # closed, it is what it came to
+            return before, after
 
     with caplog.at_level(logging.INFO, "kling_async"):
         before, after = asyncio.run(main())

@@ -11,12 +11,13 @@ for as long as the journal is open; every system frees it when the process dies.
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from kling_async.journal.schema import LIVE, MIGRATIONS, Record, UnfitError, name_of
+from kling_async.journal.siblings import Sibling
 from kling_async.journal.store import Store, open_store
 from kling_async.protocol.errors import JournalError
 
@@ -114,6 +115,37 @@ class Journal:
         rows = await self._read(where, key, request_hash)
         return rows[0] if rows else None
 
+    async def find_beside(self, key: str, request_hash: str) -> Sequence[Sibling]:
+        """What the other journals of its folder know of an item; of a file that was given by itself, nothing.
+
+        Whatever another process has recorded by now is seen.
+
+        Raises:
+            JournalError: one cannot be read.
+        """
+        siblings = self._store.siblings
+        if siblings is None:
+            return ()
+        self._insist()
+        return await self._in_thread(functools.partial(siblings.find, key, request_hash))
+
+    async def unfinished_beside(self, account: str, host: str) -> Sequence[Path]:
+        """The other journals of its folder that hold unfinished tasks of an account, also those in use.
+
+        Raises:
+            JournalError: one cannot be read.
+        """
+        siblings = self._store.siblings
+        if siblings is None:
+            return ()
+        self._insist()
+        return await self._in_thread(functools.partial(siblings.unfinished, account, host))
+
+    def leave_out(self, paths: Collection[Path]) -> None:
+        """Have `find_beside` ask those no more: they are open here, and know more than their files."""
+        if self._store.siblings is not None:
+            self._store.siblings.leave_out(paths)
+
     async def by_id(self, external_task_id: str) -> Record | None:
         """The row of *external_task_id*."""
         rows = await self._read("WHERE external_task_id = ?", external_task_id)
@@ -158,11 +190,14 @@ class Journal:
         self._threads.shutdown()  # idle by now
 
     async def _read(self, where: str, *values: Any) -> Sequence[Record]:
+        self._insist()
+        await self.flush()
+        return await self._in_thread(functools.partial(self._store.select, where, values))
+
+    def _insist(self) -> None:
         refusal = self._refusal()
         if refusal is not None:
             raise refusal
-        await self.flush()
-        return await self._in_thread(functools.partial(self._store.select, where, values))
 
     def _refusal(self) -> JournalError | None:
         """Why it cannot be used any more: in a forked child its thread is missing, and its lock not held."""
