@@ -230,11 +230,11 @@ class Books:
         own, known = recording.journal, None
         for journal in (own, *recording.others):
             found = await journal.find(name, request_hash)
-            if found is not None and (known is None or _weight(found) > _weight(known)):
+            if found is not None and (known is None or found.weight > known.weight):
                 flight.journal, known = journal, found
         for sibling in await own.find_beside(name, request_hash):
             found = sibling.record
-            if known is None or _weight(found) > _weight(known):
+            if known is None or found.weight > known.weight:
                 flight.journal, known = own, found
                 if found.state in _UNANSWERED and self._is_ours(found) and self._provider.lookup != "yes":
                     raise _made_there(sibling)
@@ -375,11 +375,6 @@ def _complain(record: Record, written: "asyncio.Future[None]") -> None:
     error = None if written.cancelled() else written.exception()
     if error is not None:
         logger.error("%s is not in the journal yet: %s", record.label, error)
-
-
-def _weight(record: Record) -> tuple[int, bool, float]:
-    """Of several rows of an item the one that tells what became of it has the most."""
-    return record.generation, record.state != TaskStatus.REFUSED, record.updated_at
 
 
 def _made_there(sibling: Sibling) -> JournalError:

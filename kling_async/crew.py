@@ -104,6 +104,8 @@ class Crew:
         try:
             await coroutine
         except Exception as bug:
+            if self.loop.is_closed():
+                return  # destroyed with its loop, which asyncio complains of
             if self._bug is None:
                 self._bug = bug
                 logger.exception("the engine failed")

@@ -281,7 +281,10 @@ class Intake:
     def _pick_up(self, flights: Sequence[Flight]) -> None:
         """Go on with what an earlier run left unfinished; it takes slots before anything new."""
         for flight in flights:
-            if not self._crew.halted and self._register.find(flight.judged.external_task_id) is None:
+            known = self._register.find(flight.judged.external_task_id)
+            if known is not None and known.record is None:  # attached before the journal was open
+                known.journal, known.record = flight.journal, flight.record
+            elif known is None and not self._crew.halted:
                 self._take_up(flight)
 
     def _take_up(self, flight: Flight) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 
 import attrs
@@ -268,25 +270,26 @@ def test_two_at_the_same_moment(world, tmp_path, provider):
     assert made(here) == {"cat": 1}
 
 
-def test_two_with_room_later(world, tmp_path):
-    """Both have the item in line when neither has begun it: who comes second sees the first one's intent."""
+def test_two_with_room_one_after_the_other(world, tmp_path):
+    """Both have it in line when neither has begun it: who comes second sees that it is made, and does not."""
 
     async def main():
         async with workers(here, tmp_path, 2, provider=BLIND, max_in_flight=1) as (one, other):
             await one.submit(here.request("a"), key="a")
+            await asyncio.sleep(30)
             await other.submit(here.request("b"), key="b")
-            mine = one.submit_soon(here.request("cat"), key="cat")
-            await asyncio.sleep(50)
-            await asyncio.gather(*(handle.result() for handle in other.tasks()))
-            theirs = other.submit_soon(here.request("cat"), key="cat")
-            results = await asyncio.gather(mine.result(), theirs.result(), return_exceptions=True)
-            assert [type(each).__name__ for each in results].count("Task") >= 1
-            told = [each for each in results if isinstance(each, JournalError)]
-            assert all(error.outcome is not Outcome.NOT_CREATED for error in told)
+            first, second = (kling.submit_soon(here.request("cat"), key="cat") for kling in (one, other))
+            with pytest.raises(JournalError, match=r"is submitted in another journal .* by process") as told:
+                await second.result()
+            assert told.value.outcome is Outcome.CREATED
+            assert second.status is TaskStatus.REFUSED
+            again = await other.submit(here.request("cat"), key="cat")
+            assert again.task_id == first.task_id
+            await asyncio.gather(first.result(), again.result())
 
-    here = world(latency=0.5)
+    here = world()
     virtual_time.run(main())
-    assert made(here)["cat"] == 1
+    assert made(here) == {"a": 1, "b": 1, "cat": 1}
 
 
 def test_failure_of_a_sibling_is_made_again_once(world, tmp_path):
@@ -307,6 +310,35 @@ def test_failure_of_a_sibling_is_made_again_once(world, tmp_path):
     assert len(here.ledger.made) == 2
 
 
+def is_free(path):
+    """Whether another process could have the whole file for itself, as one that closes it last does."""
+    script = (
+        f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('PRAGMA journal_mode = DELETE')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, text=True)
+    assert done.returncode == 0 or "database is locked" in done.stderr
+    return done.returncode == 0
+
+
+def test_two_clients_of_a_process_keep_their_locks(world, tmp_path):
+    """One reads a journal that another one opens, closes, opens again: never is it without its lock."""
+
+    async def main():
+        second = tmp_path / "kling-journal-2.sqlite"
+        async with workers(here, tmp_path, 2) as (one, other):
+            await other.run(here.request("a"), key="a")
+            assert (await completed(one, keyed(here, "a")))["a"].resumed
+            await other.aclose()
+            async with here.client(journal=tmp_path) as third:
+                assert (await completed(third, keyed(here, "a")))["a"].resumed
+                assert not is_free(second)
+            assert (await completed(one, keyed(here, "a")))["a"].resumed
+        assert is_free(second)
+
+    here = world()
+    virtual_time.run(main())
+
+
 # Files that are not as they should be
 
 
@@ -322,6 +354,27 @@ def test_journal_that_is_only_being_made(world, tmp_path):
     (tmp_path / "kling-journal-3.sqlite-journal").touch()
     here = world()
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["no file yet", "empty"])
+def test_journal_that_another_process_makes(world, tmp_path, content):
+    """Its lock is held, and nobody has signed it yet: in use by another process; of a folder, the next."""
+    path = tmp_path / FILE_NAME
+    if content is not None:
+        path.write_bytes(content)
+
+    async def main():
+        with pytest.raises(JournalError, match="is in use by another process"):
+            async with here.client(journal=path):
+                pytest.fail("it was entered")
+        async with here.client(journal=tmp_path) as kling:
+            assert (await completed(kling, keyed(here, "a")))["a"].ok
+
+    here = world()
+    with contextlib.closing(sqlite3.connect(f"{path}.lock", isolation_level=None)) as lock:
+        lock.execute("BEGIN EXCLUSIVE")
+        virtual_time.run(main())
+    assert rows(tmp_path / "kling-journal-2.sqlite") == [("a", "succeed")]
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,11 @@ class Record:
     size: int | None = None
     updated_at: float = 0.0
 
+    @property
+    def weight(self) -> tuple[int, bool, float]:
+        """Of several rows of an item, in several journals, the largest tells what became of it."""
+        return self.generation, self.state != TaskStatus.REFUSED, self.updated_at
+
 
 LIVE = tuple(status.value for status in TaskStatus if not is_terminal(status))
 """The states of tasks that have not ended."""

@@ -122,10 +122,10 @@ class Store:
         return lock
 
     def _holder(self) -> str:
+        holder = None
         with contextlib.suppress(sqlite3.Error), contextlib.closing(Reader(self.path)) as reader:
             holder = reader.holder()
-            return f"by {holder}" if holder else "by another process"
-        return "by another process"
+        return f"by {holder or 'another process'}"
 
     def _prove(self) -> None:
         """Make sure that the file is a sound journal, or not there yet, before anything can write to it."""
