@@ -108,32 +108,6 @@ class Reader:
         return str(unbound(row[0])) if row else None
 
 
-def select(self, where: str, *values: Any) -> Sequence[Record]:
-        """The rows that *where* names.
-
-        Raises:
-            JournalError: they cannot be read.
-        """
-        return select(self._database, self.path, self._columns, where, values)
-
-    def has_unfinished(self, account: str, host: str) -> bool:
-        """Whether tasks of that account and host have not ended.
-
-        Raises:
-            JournalError: it cannot be read.
-        """
-        marks = ", ".join("?" * len(LIVE))
-        where = f"WHERE state IN ({marks}) AND account = ? AND host = ? LIMIT 1"
-        return bool(self.select(where, *LIVE, account, host))
-
-    def holder(self) -> str | None:
-        """Who has the journal open, or had it when it was killed; None: nobody, or it cannot be told."""
-        with contextlib.suppress(sqlite3.Error):
-            row = self._database.execute("SELECT value FROM meta WHERE name = 'holder'").fetchone()
-            return str(unbound(row[0])) if row else None
-        return None
-
-
 def select(
     database: sqlite3.Connection, path: Path, columns: Sequence[str], where: str, values: Iterable[Any]
 ) -> Sequence[Record]:
