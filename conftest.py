@@ -42,6 +42,7 @@ SPEED = 10
 LONGEST = (
     "test_kill.py",
     "test_soak.py",
+    "test_examples.py",
     "test_hygiene.py",
     "test_at_once.py",
     "test_journal.py",

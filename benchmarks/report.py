@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import attrs
 
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.figure import Result, bound, number
+from benchmarks.tables import TABLES, markdown, short, side_by_side
 
 __all__ = [
     "FIGURES",
@@ -247,21 +249,10 @@ def _peer(row: dict[str, Any]) -> list[str]:
         return [name, row["error"], *["-"] * (len(PEER_COLUMNS) - 1)]
     if not row["completed"]:
         return [name, f"{row['lost']:,d}", *["-"] * (len(PEER_COLUMNS) - 1)]
-    return [name, *(f"{_short(row[field] * factor)}{unit}" for _, field, factor, unit in PEER_COLUMNS)]
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    return [name, *(f"{short(row[field] * factor)}{unit}" for _, field, factor, unit in PEER_COLUMNS)]
 
 
 # As Markdown
-
-
-def markdown(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table."""
-    first = list(head)
-    whole = [first, ["---"] * len(first), *(list(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in whole)
 
 
 def budgets(entries: Entries) -> str:
@@ -272,6 +263,11 @@ def budgets(entries: Entries) -> str:
         name = f"{line.name} ({line.note})" if line.note else line.name
         found.append([name, line.budget, line.worst or "-", verdict, f"`{line.benchmark}`"])
     return markdown(["figure", "budget", "worst", "", "measured by"], found)
+
+
+def own_table(name: str, entries: Entries) -> str:
+    """The rows of a benchmark that has a table of its own, side by side."""
+    return side_by_side(name, entries[name].result.rows.get(name, []) if name in entries else [])
 
 
 def missed(entries: Entries) -> str:
@@ -333,6 +329,7 @@ PARTS: Final[dict[str, Callable[[Entries], str]]] = {
     "budgets": budgets,
     "missed": missed,
     "peers": peers,
+    **{name: partial(own_table, name) for name in TABLES},
     "figures": everything,
 }
 """What makes each measured part of a page, by the part's name."""

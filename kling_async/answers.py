@@ -23,7 +23,7 @@ class _Watch(Protocol):
     """Has a flight polled again."""
 
     def __call__(
-        self, flight: Flight, *, seen_at: float | None = None, hint: float | None = None
+        self, flight: Flight, *, seen_at: float | None = None, at_least: float | None = None
     ) -> None: ...
 
 
@@ -65,11 +65,11 @@ class Answers:
     def failed(self, flight: Flight, error: KlingError) -> None:
         """The question was not answered; it is asked again."""
         self._tell(flight, None, error)
-        hint: float | None = getattr(error, "retry_after", None)
+        at_least: float | None = getattr(error, "retry_after", None)
         if self._stops_account(error):
-            hint = max(hint or 0.0, ACCOUNT_WAIT)
+            at_least = max(at_least or 0.0, ACCOUNT_WAIT)
             self._keeper.observe(flight, flight.judged, flight.about(error))
-        self._next(flight, hint=hint)
+        self._next(flight, at_least=at_least)
 
     def missing(self, flight: Flight, error: KlingError) -> None:
         """No such task at the server: just after the create that is a lag, for ten minutes a loss."""
@@ -83,7 +83,7 @@ class Answers:
                 self._end(flight, TaskStatus.LOST, lost)
         self._next(flight)
 
-    def _next(self, flight: Flight, asked_at: float | None = None, hint: float | None = None) -> None:
+    def _next(self, flight: Flight, asked_at: float | None = None, at_least: float | None = None) -> None:
         """An answer was judged: ask again, unless it was the last."""
         now = asyncio.get_running_loop().time()
         # the same sum as where it is made due: a difference could round the other way, without end
@@ -95,7 +95,7 @@ class Answers:
             late = WaitTimeoutError(f"not done {self._give_up:g} s after its acknowledgement, given up")
             self._end(flight, TaskStatus.GIVEN_UP, late)
         if not flight.ended:
-            self._watch(flight, seen_at=asked_at, hint=hint)
+            self._watch(flight, seen_at=asked_at, at_least=at_least)
 
     def _end(self, flight: Flight, status: TaskStatus, error: KlingError) -> None:
         self._keeper.observe(flight, Task(flight.judged.task_id, status=status), flight.about(error))

@@ -264,6 +264,13 @@ class Books:
             if there.generation >= record.generation and there.state != TaskStatus.REFUSED:
                 raise _made_there(sibling)
 
+    def retract(self, flight: Flight) -> None:
+        """Record that the POST of *flight* was refused, and nothing was made, until it leaves once more."""
+        if flight.journal is not None and flight.record is not None:
+            record = attrs.evolve(flight.record, state=TaskStatus.REFUSED.value, updated_at=self._clock())
+            flight.record = record
+            flight.journal.put(record).add_done_callback(lambda written: _complain(record, written))
+
     def put(self, flight: Flight, written: Callable[[Flight], None]) -> None:
         """Record what is judged of *flight* now; *written* is called when every record of it is durable.
 

@@ -1,45 +1,36 @@
-"""What Kling tells of tasks by itself: whose it is, how far it is believed, and when polling may rest on it.
+"""What Kling tells of tasks by itself: of which task it is, and what follows.
 
 A callback that is proven to be Kling's is an observation like any other. One that is not is a hint: it has
-the task asked for, and changes nothing by itself. Polling never stops; while callbacks tell of the ends of
-tasks before polls do, a task is asked for only when its callback is overdue.
+the task polled, and changes nothing by itself. Polling never stops; while callbacks tell of the ends of
+tasks in time, a task is polled only when its callback is overdue.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
-
-import attrs
 
 from kling_async.flight import Flight, Keeper
+from kling_async.pollers import Pollers
 from kling_async.protocol.callbacks import Callback
 from kling_async.protocol.lifecycle import is_terminal
 from kling_async.protocol.models import Task, TaskStatus
-from kling_async.protocol.providers import Provider
 from kling_async.register import Register
+from kling_async.trust import TIMELY, Trust
 
 __all__ = ["Callbacks"]
 
 logger = logging.getLogger("kling_async")
 
-TRUSTED = 5
-"""Ends in a row that a callback told first, from which on polling rests on callbacks: of callbacks half of
-which are lost, five in a row come once in 32 ends. The first end that a poll finds is the end of it."""
-KEPT = 60.0
-"""Seconds for which a callback of an unknown task is kept: it may be faster than the create's own reply."""
-KEPT_AT_ONCE = 1000
-"""Callbacks of unknown tasks at once: whoever floods us with made-up ones displaces only those."""
-REPLAYS = 600.0
-"""Seconds for which the id of a callback is remembered: a signature is good for 300 s before and after."""
-OVER = 10_000
-"""Ended tasks whose names are remembered: late and repeated callbacks of them are ours, and no news."""
+UNKNOWN_FOR = 60.0
+"""Seconds for which a signed callback of an unknown task is kept: it may overtake the reply to its create."""
+MOST_UNKNOWN = 1000
+"""Signed callbacks of unknown tasks that are kept, the latest."""
+REPLAYS_FOR = 600.0
+"""Seconds for which the id of a signed callback is remembered: a signature is good for 300 s either way."""
+MOST_OVER = 20_000
+"""Names of ended tasks that are remembered, the last ones: what comes of those is ours, and no news."""
 
-
-class _Ask(Protocol):
-    """Has a flight asked for at a time of the loop's clock, once."""
-
-    def __call__(self, flight: Flight, at: float) -> None: ...
+_LEFT = (TaskStatus.GIVEN_UP, TaskStatus.LOST)
 
 
 class Callbacks:
@@ -48,13 +39,10 @@ class Callbacks:
     Args:
         register: its tasks.
         keeper: told of what is seen.
-        provider: whose callbacks.
-        expected: whether all tasks submitted here ask for callbacks; else those whose request says so.
-        floor: seconds between two polls of a task that hints may cause.
-        ask: has a flight polled.
+        pollers: poll what is hinted at, and everything when callbacks no longer come.
+        trust: whether they come.
         look_up: has a flight looked for whose submit was not answered.
-        rely: told when polling can rest on callbacks, and when it no longer can: then since when nobody has
-            told of ends, seconds of the loop's clock.
+        signed: whether a signature is Kling's and ours; through a gateway it never is.
 
     Attributes:
         told_first: tasks whose end a callback told before a poll did.
@@ -65,145 +53,172 @@ class Callbacks:
         register: Register,
         *,
         keeper: Keeper,
-        provider: Provider,
-        expected: bool,
-        floor: float,
-        ask: _Ask,
+        pollers: Pollers,
+        trust: Trust,
         look_up: Callable[[Flight], None],
-        rely: Callable[[float], None],
+        signed: bool,
     ) -> None:
         self._register = register
         self._keeper = keeper
-        self._signed = provider.signs_callbacks
-        self._expected = expected
-        self._floor = floor
-        self._ask = ask
+        self._pollers = pollers
+        self._trust = trust
         self._look_up = look_up
-        self._rely = rely
+        self._signed = signed
         self.told_first = 0
-        self._in_a_row = 0
-        self._last = 0.0
+        self._only_signed = False
         self._replays: dict[str, float] = {}
-        self._kept: dict[tuple[str | None, str | None], tuple[float, Callback]] = {}
-        self._asked: dict[int, float] = {}
-        self._ending: set[int] = set()
-        self._over: dict[str, None] = {}
+        self._unknown: dict[str, tuple[float, Callback]] = {}
+        self._early: dict[int, bool] = {}
+        self._looked: dict[int, float] = {}
+        self._proven: set[int] = set()
+        self._over: dict[str, TaskStatus] = {}
+        self._awaited: dict[str, tuple[asyncio.TimerHandle, Task]] = {}
 
     def receive(self, callback: Callback) -> bool:
-        """Act on *callback*; False: it is of no task known here, now or in the next minute."""
-        now, seen = asyncio.get_running_loop().time(), callback.task
+        """Act on *callback*; False: it is of no task known here."""
+        now, proven = asyncio.get_running_loop().time(), self._signed and callback.verified
         self._forget(now)
-        if callback.verified and callback.id in self._replays:
+        if proven and callback.id in self._replays:
             return True
-        flight = self._find(seen)
+        flight = self._find(callback.task)
         if flight is None:
-            return self._is_over(seen) or self._keep(callback, now)
-        if callback.verified and callback.id is not None:
+            return self._of_the_past(callback.task, now, proven=proven) or self._keep(callback, now, proven)
+        if proven and callback.id is not None:
             self._replays[callback.id] = now
-        self._act(flight, callback, now)
+        self._only_signed = self._only_signed or proven
+        self._act(flight, callback.task, now, proven=proven)
         return True
 
-    def relied_on(self, flight: Flight) -> bool:
-        """Whether Kling will tell of the end of *flight* by itself, by all that is known."""
-        return self._in_a_row >= TRUSTED and self._expects(flight)
-
-    def acknowledged(self, flight: Flight) -> None:
-        """The id of *flight* is known now: a callback may have been faster."""
-        if self._kept:
-            now = asyncio.get_running_loop().time()
-            for names, (_, callback) in list(self._kept.items()):
-                if self._find(callback.task) is flight:
-                    del self._kept[names]
-                    self._act(flight, callback, now)
+    def learned_id(self, flight: Flight) -> None:
+        """The provider's id of *flight* is known now: a callback may have been faster."""
+        now = asyncio.get_running_loop().time()
+        told = [self._unknown.pop(name)[1] for name in _names(flight.judged) if name in self._unknown]
+        if told:
+            self._act(flight, told[0].task, now, proven=True)
+        if self._early.pop(flight.order, False) and not flight.ended:
+            self._pollers.expedite(flight)
 
     def landed(self, flight: Flight) -> None:
         """*flight* is over: who told of it first?"""
-        now, was_told = asyncio.get_running_loop().time(), flight.order in self._ending
-        self._ending.discard(flight.order)
-        self._asked.pop(flight.order, None)
-        if flight.judged.status not in (TaskStatus.SUCCEED, TaskStatus.FAILED):
+        order, status = flight.order, flight.judged.status
+        proven = order in self._proven
+        hinted = self._pollers.hints.is_open(flight) and not self._only_signed
+        was_told_of = self._early.pop(order, None) is not None
+        self._proven.discard(order)
+        self._looked.pop(order, None)
+        if status is TaskStatus.REFUSED:
             return
-        for name in (flight.judged.task_id, flight.judged.external_task_id):
-            if name is not None:
-                self._over[name] = None
-        while len(self._over) > 2 * OVER:
-            del self._over[next(iter(self._over))]
-        if was_told:
-            self.told_first += 1
-            self._in_a_row += 1
-            self._last = now
-            if self._in_a_row == TRUSTED:
-                logger.debug("callbacks come: polling rests on them")
-                self._rely(now)
-        elif self._expects(flight):
-            was_trusted, self._in_a_row = self._in_a_row >= TRUSTED, 0
-            if was_trusted:
-                logger.warning("a callback did not come: tasks are polled as without callbacks")
-                self._rely(self._last)
+        if status is TaskStatus.MAY_EXIST:
+            if was_told_of:
+                _warn_made(flight)
+            return
+        self._remember(flight)
+        if status not in (TaskStatus.SUCCEED, TaskStatus.FAILED):
+            return
+        loop = asyncio.get_running_loop()
+        self.told_first += proven or hinted
+        if not self._trust.expects(flight):
+            return
+        if proven or hinted:
+            self._trust.came(loop.time())
+        else:
+            timer = loop.call_later(TIMELY, self._missed, flight.judged)
+            self._awaited.update(dict.fromkeys(_names(flight.judged), (timer, flight.judged)))
 
-    def _expects(self, flight: Flight) -> bool:
-        return self._expected or (flight.request is not None and flight.request.callback_url is not None)
+    def stop(self) -> None:
+        """Wait for no callback any more."""
+        for timer, _ in self._awaited.values():
+            timer.cancel()
 
     def _find(self, seen: Task) -> Flight | None:
         flight = None if seen.task_id is None else self._register.by_task_id(seen.task_id)
         return flight or self._register.find(seen.external_task_id)
 
-    def _act(self, flight: Flight, callback: Callback, now: float) -> None:
-        """Believe a callback that is proven, if it is of the task we know; otherwise go and look."""
-        seen = callback.task
-        exists = flight.acknowledged_at is not None
-        if exists and is_terminal(seen.status):
-            self._ending.add(flight.order)
-        if self._signed and callback.verified and self._is_its_id(flight, seen):
-            if not exists:
-                self._ending.update([flight.order] if is_terminal(seen.status) else [])
-                self._keeper.acknowledge(flight, seen)
-            else:
+    def _act(self, flight: Flight, seen: Task, now: float, *, proven: bool) -> None:
+        """Believe what is proven, of the very task we know and whole; otherwise go and look."""
+        if flight.ended:
+            return
+        ends, exists = is_terminal(seen.status), flight.acknowledged_at is not None
+        is_it = seen.task_id is not None and flight.judged.task_id in (None, seen.task_id)
+        if proven and is_it and (seen.videos or seen.status is not TaskStatus.SUCCEED):
+            if ends:
+                self._proven.add(flight.order)
+            if exists:
                 self._keeper.observe(flight, seen)
-        elif exists and is_terminal(seen.status):
-            self._ask(flight, self._turn(flight, now))
+            else:
+                self._keeper.acknowledge(flight, seen)
+        elif exists:
+            if ends:
+                self._pollers.expedite(flight)
         elif flight.judged.status is TaskStatus.AMBIGUOUS:
-            if self._turn(flight, now) <= now:
+            if now >= self._looked.get(flight.order, now - self._pollers.floor) + self._pollers.floor:
+                self._looked[flight.order] = now
                 self._look_up(flight)
-        elif not exists:
-            self._keep(callback, now)  # its create is not answered yet
+        else:  # its create is not answered yet
+            self._early[flight.order] = ends or self._early.get(flight.order, False)
 
-    def _turn(self, flight: Flight, now: float) -> float:
-        """When hints may have *flight* asked for again."""
-        turn = max(now, self._asked.get(flight.order, now - self._floor) + self._floor)
-        self._asked[flight.order] = turn
-        return turn
-
-    def _keep(self, callback: Callback, now: float) -> bool:
-        """Keep what may be of a task that is known a moment later; of what is not proven its names alone."""
-        seen = callback.task
-        if not callback.verified:
-            callback = attrs.evolve(
-                callback, task=Task(seen.task_id, seen.external_task_id, status=seen.status)
-            )
-        names = seen.task_id, seen.external_task_id
-        _, known = self._kept.pop(names, (now, callback))
-        if is_terminal(known.task.status):  # whatever comes after the end is older news
-            callback = known
-        self._kept[names] = now, callback
-        if len(self._kept) > KEPT_AT_ONCE:
-            del self._kept[next(iter(self._kept))]
+    def _keep(self, callback: Callback, now: float, proven: bool) -> bool:
+        """Keep what Kling says of a task that may be known a moment later; anyone could make up the rest."""
+        if proven:
+            for name in _names(callback.task):
+                _, known = self._unknown.pop(name, (now, callback))
+                news = known if is_terminal(known.task.status) else callback  # what follows an end is older
+                self._unknown[name] = now, news
+            while len(self._unknown) > 2 * MOST_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
         return False
 
-    def _is_over(self, seen: Task) -> bool:
-        """Whether it is of a task of ours that has ended; one that only may exist does, by this."""
+    def _of_the_past(self, seen: Task, now: float, *, proven: bool) -> bool:
+        """Whether it is of a task of ours that is over, or that may exist: it does, by this."""
         lost = self._register.unresolved.get(seen.external_task_id or "")
         if lost is not None:
-            logger.warning("%s was made: a callback tells of it as %s", lost.name, seen.status)
-        return lost is not None or not self._over.keys().isdisjoint((seen.task_id, seen.external_task_id))
+            if lost.judged.status is not TaskStatus.MAY_EXIST:
+                return True  # it is settled
+            if proven and is_terminal(seen.status):
+                self._keeper.revive(lost, seen)
+            elif lost.order not in self._looked:
+                self._looked[lost.order] = now  # it is said once
+                _warn_made(lost)
+            return True
+        ours = [name for name in _names(seen) if name in self._over]
+        if ours and proven and seen.videos and self._over[ours[0]] in _LEFT:
+            self._over[ours[0]] = TaskStatus.SUCCEED
+            logger.warning("task %s, no longer waited for, has a video: download it", seen.task_id)
+        if ours and is_terminal(seen.status) and (proven or not self._only_signed):
+            timer, task = self._awaited.get(ours[0], (None, seen))
+            if timer is not None:
+                timer.cancel()
+                self._no_longer_await(task)
+                self._trust.came(now)
+        return bool(ours)
+
+    def _missed(self, task: Task) -> None:
+        """A poll found the end of *task*, and its callback did not come."""
+        self._no_longer_await(task)
+        if self._trust.missed():
+            logger.warning("a callback did not come: tasks are polled as without callbacks")
+            self._pollers.catch_up(self._trust.since)
+
+    def _no_longer_await(self, task: Task) -> None:
+        for name in _names(task):
+            self._awaited.pop(name, None)
+
+    def _remember(self, flight: Flight) -> None:
+        self._over.update(dict.fromkeys(_names(flight.judged), flight.judged.status))
+        while len(self._over) > MOST_OVER:
+            del self._over[next(iter(self._over))]
 
     def _forget(self, now: float) -> None:
         """Let go of what is too old to matter; what came first stands first."""
-        while self._replays and next(iter(self._replays.values())) < now - REPLAYS:
+        while self._replays and next(iter(self._replays.values())) < now - REPLAYS_FOR:
             del self._replays[next(iter(self._replays))]
-        while self._kept and next(iter(self._kept.values()))[0] < now - KEPT:
-            del self._kept[next(iter(self._kept))]
+        while self._unknown and next(iter(self._unknown.values()))[0] < now - UNKNOWN_FOR:
+            del self._unknown[next(iter(self._unknown))]
 
-    @staticmethod
-    def _is_its_id(flight: Flight, seen: Task) -> bool:
-        return seen.task_id is not None and flight.judged.task_id in (None, seen.task_id)
+
+def _names(task: Task) -> list[str]:
+    return [name for name in (task.task_id, task.external_task_id) if name is not None]
+
+
+def _warn_made(flight: Flight) -> None:
+    logger.warning("%s was made: a callback tells of it", flight.name)

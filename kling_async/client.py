@@ -21,6 +21,7 @@ from kling_async.parts import is_file
 from kling_async.protocol import auth
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.callbacks import Callback
+from kling_async.protocol.checks import is_http_url
 from kling_async.protocol.errors import (
     ConfigurationError,
     KlingError,
@@ -100,8 +101,8 @@ class KlingClient:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
         if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
             raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
-        if isinstance(callback_url, str) and not callback_url.startswith(("http://", "https://")):
-            raise ConfigurationError("callback_url must be an http(s) URL")
+        if callback_url is not None and not callable(callback_url) and not is_http_url(callback_url):
+            raise ConfigurationError("callback_url must be text that is an http(s) URL, or a function")
         # Here and not above: the engine, its journal and its downloads are most of what there is to import,
         # and nobody waits for them who has made no client yet.
         from kling_async.engine import Options
@@ -302,12 +303,13 @@ class KlingClient:
     def observe(self, callback: Callback) -> bool:
         """Take news that Kling sent by itself; see `kling_async.webhook.read`.
 
-        One that Kling signed is believed. Any other is a hint: its task is asked for now, once, and again no
-        sooner than `Polling.floor`. Where callbacks come, tasks are asked for only when theirs is overdue.
+        One that Kling signed is believed. Any other is a hint: its task is polled now, once more after
+        `Polling.floor` if that finds no end, and no sooner whatever else is said. Where callbacks come in
+        time, tasks are polled only when theirs is overdue. Call it in the client's event loop.
 
         Returns:
-            False: it is of no task of this client; pass it on to where it may be known. It is kept for a
-            minute all the same, since it may be faster than the reply to its submit.
+            False: it is of no task of this client; pass it on to where it may be known. A signed one is kept
+            for a minute all the same, since it may be faster than the reply to its submit.
         """
         work = self._work
         return work is not None and not work.engine.crew.ended and work.engine.callbacks.receive(callback)

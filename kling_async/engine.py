@@ -30,6 +30,7 @@ from kling_async.protocol.schedule import Polling
 from kling_async.register import Register
 from kling_async.retries import Retries, retrying
 from kling_async.submission import Submission
+from kling_async.trust import Trust
 from kling_async.typing import CallbackURL
 
 __all__ = ["Engine", "Options"]
@@ -94,6 +95,7 @@ class Engine:
             random_id=lambda: f"{options.rng.getrandbits(128):x}",
         )
         self.submission = self._submission()
+        trust = Trust(expected=options.callback_url is not None)
         self.pollers = Pollers(
             api,
             self.register.live,
@@ -101,17 +103,15 @@ class Engine:
             rng=random.Random(options.rng.getrandbits(64)),  # noqa: S311 - jitter: quick, not secret
             keeper=self,
             hooks=self._hooks,
-            told_by_itself=lambda flight: self.callbacks.relied_on(flight),  # noqa: PLW0108 - made below
+            trust=trust,
         )
         self.callbacks = Callbacks(
             self.register,
             keeper=self,
-            provider=api.provider,
-            expected=options.callback_url is not None,
-            floor=self.pollers.floor,
-            ask=self.pollers.ask,
+            pollers=self.pollers,
+            trust=trust,
             look_up=self.submission.look_up,
-            rely=self.pollers.reschedule,
+            signed=api.provider.signs_callbacks,
         )
         self.intake = Intake(
             self.register,
@@ -195,6 +195,7 @@ class Engine:
     def _ended(self) -> None:
         """Nothing of ours runs any more: end every wait."""
         self.pollers.stop()
+        self.callbacks.stop()
         for flight in list(self.register.live.values()):
             farewell = flight.waited("the client was closed, the task goes on")
             flight.error = flight.about(self.crew.bug_or(farewell))
@@ -237,6 +238,8 @@ class Engine:
         if proven:
             flight.acknowledged_at = self.crew.loop.time()
             self.submission.lines.settle(flight)
+        has_new_id = judged.task_id != before.task_id
+        if has_new_id:
             self.register.learned_id(flight)
         if flight.ended:
             self._land(flight)
@@ -246,8 +249,8 @@ class Engine:
             self.books.put(flight, self._publish)
         elif flight.writes == 0:
             self._publish(flight)
-        if proven:
-            self.callbacks.acknowledged(flight)
+        if proven or has_new_id:
+            self.callbacks.learned_id(flight)
 
     def find(self, external_task_id: str | None) -> Flight | None:
         """The flight under that name, if it is one of ours and not over."""
@@ -260,9 +263,27 @@ class Engine:
             self._known = flight.endpoint, seen
         self.observe(flight, seen)
 
+    def revive(self, flight: Flight, seen: Task) -> None:
+        """What ended here as `may_exist` was made, by proof, and is over: its rank is higher."""
+        flight.judged = lifecycle.observe(flight.judged, seen)
+
+        def publish(flight: Flight) -> None:
+            is_good = seen.status is TaskStatus.SUCCEED
+            flight.error = None if is_good else flight.about(flight.judged.failure())
+            self._publish(flight)
+
+        if flight.record is not None:
+            self.books.put(flight, publish)
+        else:
+            publish(flight)
+
     async def intend(self, flight: Flight) -> None:
         """Make durable that the POST of *flight* is about to leave; see `Books.intend`."""
         await self.books.intend(flight)
+
+    def retract(self, flight: Flight) -> None:
+        """Record that nothing came of the POST of *flight*; see `Books.retract`."""
+        self.books.retract(flight)
 
     def _publish(self, flight: Flight) -> None:
         """Let everyone see what is known of *flight*."""
@@ -279,8 +300,8 @@ class Engine:
         if flight.judged.status is TaskStatus.FAILED and flight.error is None:
             flight.error = flight.about(flight.judged.failure())
         flight.prepared = None
-        self.pollers.landed(flight)
         self.callbacks.landed(flight)
+        self.pollers.landed(flight)
         self.register.land(flight)
         self.submission.lines.release(flight)
 

@@ -229,6 +229,14 @@ class Keeper(Protocol):
         """Kling has told us of the task under the name that we gave it; see `observe`."""
         ...
 
+    def revive(self, flight: Flight, seen: Task) -> None:
+        """What ended here as `may_exist` was made, by proof, and is over."""
+        ...
+
     async def intend(self, flight: Flight) -> None:
         """Make durable that the POST of *flight* is about to leave."""
+        ...
+
+    def retract(self, flight: Flight) -> None:
+        """Record that the POST of *flight* was refused, and nothing made; it may leave once more."""
         ...

@@ -13,6 +13,7 @@ from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, wire
+from kling_async.protocol.checks import is_http_url
 from kling_async.protocol.errors import KlingError, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
@@ -148,13 +149,16 @@ class Intake:
                 resolved = bodies.resolve(request)
             await self._books.recognise(flight, dict(resolved.images), recording)
         name = flight.judged.external_task_id or ""
-        flight.prepared = wire.create(
+        is_over = flight.resumed and (flight.ended or flight.error is not None)
+        is_there = is_over or self._register.find(name) is not None
+        prepared = wire.create(
             request,
             self._provider,
             resolved.images,
             external_task_id=name,
-            callback_url=request.callback_url or self._callback_url_for(name),
+            callback_url=None if is_there or request.callback_url else self._callback_url_for(name),
         )
+        flight.prepared = prepared if flight.in_line else None
         self._issuer.token(
             flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=name
         )  # raises now what is wrong with the key
@@ -167,8 +171,8 @@ class Intake:
             url = self._callback_url(external_task_id)
         except Exception as error:
             raise RequestError(f"callback_url failed: {type(error).__name__}") from error
-        if not url.startswith(("http://", "https://")):
-            raise RequestError("callback_url gave no http(s) URL")
+        if not is_http_url(url):
+            raise RequestError("callback_url gave no text that is an http(s) URL")
         return url
 
     def _place(self, flight: Flight) -> None:

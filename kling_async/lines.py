@@ -117,7 +117,7 @@ class Lines:
         wait = error.retry_after
         if not wait:
             wait = min(2.0**self._pauses, LONGEST_WAIT) * self._rng.uniform(0.8, 1.2)
-        self._pauses += 1
+        self._pauses = min(self._pauses + 1, 10)  # for days, perhaps, and 2.0**1024 is no number
         until = asyncio.get_running_loop().time() + wait
         self._paused_until = max(self._paused_until, until)
 

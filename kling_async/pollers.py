@@ -16,6 +16,7 @@ from kling_async.protocol.models import TaskStatus
 from kling_async.protocol.schedule import Polling, Schedule
 from kling_async.retries import poll_intervals
 from kling_async.sweeps import TAKEN_AT_ONCE, Kind, Sweeps
+from kling_async.trust import TIMELY, Hints, Trust
 
 __all__ = ["Pollers"]
 
@@ -23,8 +24,8 @@ FLOOR = 1.0
 """Seconds between two polls of a task at least, unless the caller or the provider says otherwise."""
 
 
-GRACE = 1.0
-"""Seconds a callback may take before it is called overdue."""
+MOVED_AT_ONCE = 200
+"""Flights that are made due anew before the event loop gets its turn: some milliseconds."""
 
 
 class Pollers:
@@ -40,10 +41,11 @@ class Pollers:
         rng: jitter.
         keeper: told of what was seen.
         hooks: told of every poll.
-        told_by_itself: whether Kling can be relied on to tell of a flight's end by a callback.
+        trust: whether callbacks tell of ends.
 
     Attributes:
         floor: seconds between two polls of a task at least.
+        hints: what is said of tasks, and not seen.
     """
 
     def __init__(
@@ -55,15 +57,16 @@ class Pollers:
         rng: random.Random,
         keeper: Keeper,
         hooks: Hooks,
-        told_by_itself: Callable[[Flight], bool],
+        trust: Trust,
     ) -> None:
         self.floor = floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
         self._api = api
         self._polling = polling
         self._durations = Durations(polling, poll_intervals(polling), floor=floor, rng=rng)
         self._flights = flights
-        self._told_by_itself = told_by_itself
-        self._once_more: set[int] = set()
+        self._trust = trust
+        self.hints = Hints(floor)
+        self._held: dict[int, float] = {}  # until when the server does not want to be asked
         self._kinds: dict[str, Kind] = {}
         self._answers = Answers(
             keeper=keeper,
@@ -92,71 +95,86 @@ class Pollers:
         return self._polls + self._sweeps.requests
 
     def watch(
-        self, flight: Flight, *, seen_at: float | None = None, hint: float | None = None, soon: bool = False
+        self,
+        flight: Flight,
+        *,
+        seen_at: float | None = None,
+        at_least: float | None = None,
+        soon: bool = False,
     ) -> None:
         """Have *flight* polled when it may be done.
 
         Args:
             flight: acknowledged, not terminal.
             seen_at: when the question left that told how it stands; left out, now.
-            hint: the server asks for this many seconds at least, from now.
+            at_least: the server asks for this many seconds, from now.
             soon: nobody here knows how it stands: poll it at once.
         """
         now = asyncio.get_running_loop().time()
-        begun = now if flight.acknowledged_at is None else flight.acknowledged_at
-        due = now
-        if not soon:
-            seen_at = now if seen_at is None else seen_at
-            hint = None if hint is None else hint + now - seen_at
-            wait = self._durations.wait(flight.task_class, seen_at - begun, hint)
-            if not flight.made_here:  # it may be older than we know, so its age says little
-                wait = min(wait, max(self._polling.max_interval, hint or 0.0))
-            due = seen_at + wait
-            if flight.made_here and self._told_by_itself(flight):  # nobody asks until a callback is overdue
-                due = max(due, begun + self._durations.plan(flight.task_class).late + GRACE)
-            if flight.order in self._once_more:
-                self._once_more.discard(flight.order)
-                due = min(due, now + self.floor)
-        self._set_due(flight, min(due, max(now, begun + self._polling.give_up)))
+        if at_least:
+            self._held[flight.order] = now + at_least
+        elif self._held:
+            self._held.pop(flight.order, None)
+        due = now if soon else self._due(flight, now if seen_at is None else seen_at)
+        again = self.hints.answered(flight, now, told=seen_at is not None)
+        self._set_due(flight, due if again is None else min(due, again))
 
-    def ask(self, flight: Flight, at: float) -> None:
-        """Have *flight* polled at that time of the loop's clock, for news of it is said to be there.
+    def _due(self, flight: Flight, seen_at: float) -> float:
+        """When *flight*, seen going on at *seen_at*, is polled next, seconds of the loop's clock."""
+        begun = seen_at if flight.acknowledged_at is None else flight.acknowledged_at
+        wait = self._durations.wait(flight.task_class, seen_at - begun)
+        if not flight.made_here:  # it may be older than we know, so its age says little
+            wait = min(wait, self._polling.max_interval)
+        return max(seen_at + wait, self._overdue_at(flight))
 
-        One that is being asked for, perhaps a moment too early, is asked for once more; and so is each at a
-        gateway that looks at Kling only now and then.
+    def _overdue_at(self, flight: Flight) -> float:
+        """When the callback of *flight* is overdue, by the loop's clock; 0 if none can be relied on."""
+        told = self._trust.holds and self._trust.expects(flight) and not self.hints.is_open(flight)
+        late = self._durations.plan(flight.task_class).late if told else 0.0
+        return (flight.acknowledged_at or 0.0) + late + TIMELY if late else 0.0
+
+    def expedite(self, flight: Flight) -> None:
+        """News of *flight* is said to be there: poll it now, and once more if that finds none.
+
+        Not sooner than the server allows, and never again within `floor` because somebody says so again.
         """
-        if flight.due is None or self._api.provider.poll_floor:
-            self._once_more.add(flight.order)
-        if flight.due is None:
-            return
-        if at <= asyncio.get_running_loop().time():
-            self._kinds[flight.endpoint].schedule.discard(flight)
-            self._jobs.put_nowait((self._poll, flight))
-        elif at < flight.due:
-            self._set_due(flight, at)
+        at = self.hints.take(flight, asyncio.get_running_loop().time())
+        if at is not None and flight.due is not None and at < flight.due:  # else it is being polled
+            self._set_due(flight, at, at_once=True)
 
-    def reschedule(self, since: float) -> None:
-        """What is known of ends has changed; *since* that time of the loop's clock nobody told of any."""
-        self._jobs.put_nowait((self._reschedule, since))
+    def catch_up(self, since: float) -> None:
+        """Callbacks do not come, and may not have come since that time of the loop's clock."""
+        self._jobs.put_nowait((self._catch_up, since))
 
-    async def _reschedule(self, since: float) -> None:
+    async def _catch_up(self, since: float) -> None:
         for count, flight in enumerate(list(self._flights.values()), start=1):
-            if flight.due is not None and flight.acknowledged_at is not None:
-                self.watch(flight, seen_at=max(since, flight.acknowledged_at))
-            if count % TAKEN_AT_ONCE == 0:
+            if flight.due is not None and flight.acknowledged_at is not None and flight.made_here:
+                due = self._due(flight, max(since, flight.acknowledged_at))
+                if due < flight.due:
+                    self._set_due(flight, due)
+            if count % MOVED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def _set_due(self, flight: Flight, due: float) -> None:
+    def _set_due(self, flight: Flight, due: float, *, at_once: bool = False) -> None:
+        """Have *flight* polled at *due*, or alone and now if it is due, but not before the server allows."""
+        now = asyncio.get_running_loop().time()
+        begun = now if flight.acknowledged_at is None else flight.acknowledged_at
+        due = min(max(due, self._held.get(flight.order, 0.0)), max(now, begun + self._polling.give_up))
         kind = self._kinds.get(flight.endpoint)
         if kind is None:
             kind = self._kinds[flight.endpoint] = Kind(flight.endpoint, Schedule(self._flights))
+        if at_once and due <= now:
+            kind.schedule.discard(flight)
+            self._jobs.put_nowait((self._poll, flight))
+            return
         kind.schedule.add(flight, due)
         if not kind.sweeping:
             self._set_timer(kind)
 
     def landed(self, flight: Flight) -> None:
         """*flight* is terminal: never poll it again, and learn how long such tasks take."""
-        self._once_more.discard(flight.order)
+        self.hints.forget(flight)
+        self._held.pop(flight.order, None)
         kind = self._kinds.get(flight.endpoint)
         if kind is not None:
             kind.schedule.discard(flight)
@@ -203,13 +221,22 @@ class Pollers:
         """Somebody is due: he is polled, alone or with all others who are due about now."""
         kind.timer = None
         now = asyncio.get_running_loop().time()
-        if self._sweeps.may_begin(kind, now):
+        if self._trust.holds and not self._any_due(kind, now):
+            self._set_timer(kind)
+        elif self._sweeps.may_begin(kind, now):
             kind.sweeping = True
             self._jobs.put_nowait((self._sweeps.begin, kind))
         else:
             for _, flight in itertools.islice(kind.schedule.pop_due(now), TAKEN_AT_ONCE):
                 self._jobs.put_nowait((self._poll, flight))
             self._set_timer(kind)
+
+    def _any_due(self, kind: Kind, now: float) -> bool:
+        """Whether anybody is due whose callback is overdue, by what was learned since he was made due."""
+        due = list(itertools.islice(kind.schedule.pop_due(now), TAKEN_AT_ONCE))
+        for when, flight in due:
+            kind.schedule.add(flight, max(when, self._overdue_at(flight)))
+        return any(flight.due is not None and flight.due <= now for _, flight in due)
 
     async def _poll(self, flight: Flight) -> None:
         if flight.ended:  # other news was faster

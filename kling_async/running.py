@@ -189,6 +189,8 @@ class Running:
         if lost is None or lost.request is None:
             what = "this client has no such request"
             raise RequestError(what, advice="submit the request itself, under a new key")
+        if lost.judged.status is not TaskStatus.MAY_EXIST:
+            raise RequestError("it was made, as a callback told since", advice="its handle has the video")
         recording = None
         if lost.journal is not None and lost.record is not None:
             recording = Recording(lost.journal, again=lambda _key, _status: True, row=lost.record.key)

@@ -223,7 +223,8 @@ class Submission:
 
     async def _attempt(self, flight: Flight) -> Task:
         request = flight.prepared
-        assert request is not None  # nobody leaves the line unchecked
+        if flight.acknowledged_at is not None or request is None:  # other news was faster: it exists
+            return flight.judged
         body = self._json_body(request.document or {})
         if body.size <= LARGE:
             return await self._call(flight, request, body)
@@ -231,6 +232,8 @@ class Submission:
             return await self._call(flight, request, body)
 
     async def _call(self, flight: Flight, request: wire.Request, body: Body) -> Task:
+        if flight.acknowledged_at is not None:  # while it waited for its place
+            return flight.judged
         self._calling.add(flight)
         self.retries += flight.attempts > 0
         flight.attempts += 1
@@ -272,6 +275,8 @@ class Submission:
     def _refused(self, flight: Flight, error: KlingError) -> None:
         """Kling has no room for *flight* now: it goes back to its place in line, if it waits."""
         if flight.waits:
+            if flight.sent_at is None:  # else an earlier answer was lost
+                self._keeper.retract(flight)
             self.lines.rejoin(flight)
         else:
             self._ended(flight, error)

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from benchmarks import __main__ as command, plots, report
+from benchmarks import __main__ as command, callbacks, plots, report
 from benchmarks.budgets import BUDGETS, Budget
 from benchmarks.figure import Figure, Result, table
 from benchmarks.report import NAMES, Entry
@@ -189,6 +189,29 @@ def test_peers_stand_beside_us() -> None:
     assert "| 3 s |" in told[0]
     assert "| 2 | 1.5 |" in told[1]
     assert "not installed" in told[2]
+
+
+def test_rows_stand_side_by_side() -> None:
+    """A table of a benchmark's own rows: of several runs the worst of each field."""
+    runs = [{"work": "poll", "asyncio_ms": 2.0, "uvloop_ms": each, "ratio": each / 2} for each in (1.0, 1.5)]
+    told = report.own_table("loops", {"loops": entry(loops=[*runs, {**runs[0], "work": "submit"}])})
+    assert told.splitlines()[2:] == [
+        "| poll | 2 ms | 1.5 ms | 0.75 x |",
+        "| submit | 2 ms | 1 ms | 0.5 x |",
+    ]
+    assert report.own_table("loops", {}) == "Not measured."
+
+
+def test_what_ceasing_callbacks_cost() -> None:
+    """Tasks made after polling had settled are held against the same ones of the schedule alone."""
+    ends = [(made, made + 20.0) for made in (0.0, 10.0, 20.0, 30.0, 40.0)]
+    schedule = callbacks.Side([(*each, each[1] + place) for place, each in enumerate(ends)], 3, 2)
+    found = (20.0, 34.0, 42.0, 51.0, 60.5)  # the receiver goes off at 25, and polling has settled by 28
+    ceased = callbacks.Side([(*each, at) for each, at in zip(ends, found, strict=True)], 1, 1, off=25.0)
+    ratio, longest = callbacks.after(schedule, ceased, settled=3.0)
+    assert ratio == pytest.approx((1.0 + 0.5) / (3.0 + 4.0))
+    assert longest == 4.0
+    assert (schedule.lost(6), schedule.status_requests) == (1, 5)
 
 
 def test_plots_are_drawn_alike_each_time(tmp_path: Path) -> None:

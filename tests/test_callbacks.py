@@ -8,17 +8,21 @@ from datetime import UTC, datetime
 import attrs
 import pytest
 import virtual_time
+import yarl
 
 from kling_async import (
     COMETAPI,
     EZMODEL,
     ConfigurationError,
+    ConnectError,
     Polling,
     RequestError,
+    Retries,
     Task,
     TaskStatus,
     Video,
 )
+from kling_async.protocol.wire import Response
 from kling_async.webhook import Callback
 
 URL = "https://hook.example.org/kling"
@@ -70,7 +74,7 @@ def test_signed_callback_of_a_failure(world):
 
 
 def test_unsigned_callback_is_only_a_hint(world):
-    """It says succeed and tells of a video: its task is asked for at once, and what that says counts."""
+    """It says succeed and tells of a video: its task is polled, now and a second later, and that counts."""
 
     async def main():
         async with here.client() as kling:
@@ -84,11 +88,11 @@ def test_unsigned_callback_is_only_a_hint(world):
 
     here = world()
     virtual_time.run(main())
-    assert here.times("GET") == [3, *range(13, 104, 10)]
+    assert here.times("GET") == [3, 4, *range(14, 105, 10)]
 
 
 def test_hints_cost_one_poll_a_second_at_most(world):
-    """A hundred hints within two seconds: a poll now, one after a second, one after two."""
+    """A hundred hints within two seconds, all of them false: one now, then one after each second."""
 
     async def main():
         async with here.client() as kling:
@@ -100,7 +104,7 @@ def test_hints_cost_one_poll_a_second_at_most(world):
 
     here = world()
     virtual_time.run(main())
-    assert here.times("GET") == [0, 1, 2]
+    assert here.times("GET") == [0, 1, 2, 3]
 
 
 def test_hint_of_what_goes_on_costs_nothing(world):
@@ -147,7 +151,7 @@ def test_callback_through_a_gateway_is_a_hint(world):
 
     here = world(face="cometapi")
     virtual_time.run(main())
-    assert here.times("GET") == [3]
+    assert here.times("GET") == [3, 4]
 
 
 def test_hint_of_what_a_gateway_does_not_know_yet(world):
@@ -183,7 +187,7 @@ def test_signed_callback_with_another_id_is_no_news(world):
 
     here = world()
     virtual_time.run(main())
-    assert here.times("GET") == [0]
+    assert here.times("GET") == [0, 1]
 
 
 def test_callbacks_in_any_order_and_number_are_one_end(world):
@@ -290,14 +294,16 @@ def test_unknown_callbacks_are_kept_for_a_minute(world, seconds, kept):
 
 
 def test_a_flood_of_unknown_callbacks_is_bounded(world):
-    """A thousand are kept, the latest."""
+    """Of those that Kling signed a thousand are kept, the latest; of made-up ones none."""
 
     async def main():
         async with here.client() as kling:
-            for number in range(2500):
-                kling.observe(Callback(task=Task(str(number), None, TaskStatus.SUCCEED), verified=False))
-            kept = kling._work.engine.callbacks._kept
-            assert [first for first, _ in kept] == [str(number) for number in range(1500, 2500)]
+            unknown = kling._work.engine.callbacks._unknown
+            for verified, kept in ((False, []), (True, range(1500, 2500))):
+                for number in range(2500):
+                    task = Task(str(number), f"name-{number}", TaskStatus.SUCCEED)
+                    kling.observe(Callback(task=task, verified=verified, id=str(number)))
+                assert [*unknown][::2] == [str(number) for number in kept]
 
     here = world()
     virtual_time.run(main())
@@ -352,25 +358,114 @@ def test_callback_of_what_may_exist(world, caplog):
             assert handle.status is TaskStatus.MAY_EXIST
             with caplog.at_level(logging.WARNING, "kling_async"):
                 assert kling.observe(callback(here.ledger.made[0], verified=False))
-        assert "cat was made: a callback tells of it as succeed" in caplog.text
+                assert kling.observe(callback(here.ledger.made[0], verified=False))
+        assert caplog.text.count("cat was made: a callback tells of it") == 1
 
     here = world(face="cometapi", lookup=False)
     here.simulator.faults.add(*faults("create:lost_reply_after times=1"))
     virtual_time.run(main())
 
 
+def test_hint_before_it_may_exist(world, caplog):
+    """The callback comes before the reply is lost, where no look-up can tell: the log does."""
+
+    async def main():
+        async with here.client(provider=COMETAPI) as kling:
+            handle = kling.submit_soon(here.request(), key="cat")
+            await asyncio.sleep(6)  # made at 5 s; at 10 s the connection breaks
+            assert kling.observe(callback(here.ledger.made[0], TaskStatus.PROCESSING, verified=False))
+            await asyncio.sleep(5)
+            assert handle.status is TaskStatus.MAY_EXIST
+
+    here = world(face="cometapi", lookup=False, latency=10)
+    here.simulator.faults.add(*faults("create:lost_reply_after times=1"))
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(main())
+    assert caplog.text.count("cat was made: a callback tells of it") == 1
+
+
+def test_signed_callback_revives_what_may_exist(world, tmp_path):
+    """Kling answers no look-up for hours; then its callback brings the video, and no second one is paid."""
+
+    async def main():
+        polling = Polling(aim=None, give_up=200)
+        async with here.client(journal=tmp_path / "journal.sqlite", polling=polling) as kling:
+            handle = kling.submit_soon(here.request(), key="cat")
+            await asyncio.sleep(300)
+            assert handle.status is TaskStatus.MAY_EXIST
+            token = handle.token
+            assert kling.observe(callback(here.ledger.made[0]))
+            await asyncio.sleep(1)  # until it is durable
+            assert (await handle.result()).videos == (VIDEO,)
+            with pytest.raises(RequestError, match="it was made"):
+                await kling.resubmit(token)
+        async with here.client(journal=tmp_path / "journal.sqlite") as later:
+            again = await later.submit(here.request(), key="cat")
+            assert again.done()
+
+    here = world()
+    here.simulator.faults.add(*faults("create:lost_reply_after times=1; query:refuse code=5000"))
+    virtual_time.run(main())
+    assert here.times("POST") == [0]
+
+
+def test_signed_callback_of_what_was_given_up(world, caplog):
+    """Nobody waits for it any more: the log tells, once, that there is a video."""
+
+    async def main():
+        async with here.client(polling=Polling(aim=None, give_up=50)) as kling:
+            handle = await kling.submit(here.request())
+            await asyncio.sleep(60)
+            assert handle.status is TaskStatus.GIVEN_UP
+            assert kling.observe(callback(here.ledger.made[0], number="1"))
+            assert kling.observe(callback(here.ledger.made[0], number="2"))
+
+    here = world()
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(main())
+    assert caplog.text.count("has a video: download it") == 1
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PROCESSING, TaskStatus.SUCCEED])
+def test_signed_callback_while_a_submit_waits_to_be_tried_again(world, status):
+    """Another process made it under the same key: there is no second POST, and others are not disturbed."""
+    tries = 0
+
+    async def tamper(request, send):
+        nonlocal tries
+        tries += request.method == "POST"
+        if request.method == "POST" and tries == 2:
+            await send()  # the other process
+            raise ConnectError("refused")
+        return await send()
+
+    async def main():
+        async with here.client(retries=Retries(factor=20)) as kling:
+            other = await kling.submit(here.request("other"))
+            handle = kling.submit_soon(here.request(), key="cat")
+            await asyncio.sleep(0.1)
+            assert kling.observe(callback(here.ledger.made[1], status))
+            assert (await handle.result()).status is TaskStatus.SUCCEED
+            assert (await other.result()).status is TaskStatus.SUCCEED
+            assert kling.statistics().in_flight == 0
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    assert here.times("POST") == [0, 0]
+
+
 # Polling rests on callbacks
 
 
-def deliver(here, kling, *, until=float("inf"), verified=True):
-    """Has Kling post the end of every task at its second, while the loop's clock is before *until*."""
+def deliver(here, kling, *, until=float("inf"), verified=True, late=0):
+    """Has Kling post the end of every task *late* seconds after it, as long as it is not yet *until*."""
     told: set[str] = set()
 
     async def post():
         while True:
             await asyncio.sleep(0.5)
             for made in here.ledger.made:
-                if made.ended <= here.now() and made.task_id not in told:
+                if made.ended + late <= here.now() and made.task_id not in told:
                     told.add(made.task_id)
                     if here.time() < until:
                         kling.observe(callback(made, verified=verified, number=made.task_id))
@@ -441,6 +536,162 @@ def test_silence_is_noticed_by_the_first_overdue_task(world, caplog):
     assert caplog.text.count("a callback did not come") == 1
 
 
+def test_forged_hints_build_no_trust(world):
+    """Each task is said to have ended a second after it began: polls disprove it, and go on as ever."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL) as kling:
+            for number in range(30):
+                handle = await kling.submit(here.request(str(number)))
+                await asyncio.sleep(1)
+                kling.observe(callback(here.ledger.made[-1], verified=False))
+                await handle.result()
+            assert kling.statistics().callbacks == 0
+            assert here.now() - here.ledger.made[-1].ended < 4
+
+    here = world(seconds=60)
+    virtual_time.run(main())
+
+
+def test_made_up_ends_keep_no_trust_where_kling_signs(world):
+    """Signed ones stopped; somebody posts what he saw ended: the silence is noticed all the same."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL, max_in_flight=1) as kling:
+            posting = deliver(here, kling, until=600)
+            async for done in kling.completions(here.requests(20)):
+                made = next(each for each in here.ledger.made if each.task_id == done.task.task_id)
+                delays.append(here.now() - made.ended)
+                kling.observe(callback(made, verified=False))
+            posting.cancel()
+
+    delays: list[float] = []
+    here = world(parallel=1)
+    virtual_time.run(main())
+    assert len([delay for delay in delays if delay > 3.5]) <= 1
+    assert not kling_trusts(delays)
+
+
+def kling_trusts(delays):
+    """Whether the last were found only when a callback was overdue."""
+    return min(delays[-5:]) > 2.6
+
+
+def test_callback_that_a_poll_overtook_is_no_lost_one(world, caplog):
+    """Callbacks come a second late and polls are often faster: nobody cries wolf, and they are relied on."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL, max_in_flight=4) as kling:
+            posting = deliver(here, kling, late=1)
+            async for _ in kling.completions(here.requests(100)):
+                pass
+            posting.cancel()
+
+    draw = random.Random(3)
+    here = world(parallel=4, seconds=lambda _: draw.uniform(60, 120))
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(main())
+    assert "did not come" not in caplog.text
+    assert len([when for when in here.times("GET") if when > 400]) <= 40
+
+
+def test_hint_whose_poll_failed_is_not_used_up(world):
+    """Callbacks are relied on; the two polls of one hint fail: the task is found by schedule, not overdue."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL) as kling:
+            for number in range(30):
+                handle = await kling.submit(here.request(str(number)))
+                made = here.ledger.made[-1]
+                await asyncio.sleep(made.ended - here.now())
+                if number == 29:
+                    here.simulator.faults.add(*faults("query:refuse code=5000 times=2"))
+                kling.observe(callback(made, verified=False))
+                await handle.result()
+            assert here.now() - made.ended < 5
+
+    draw = random.Random(3)
+    here = world(seconds=lambda _: 95 if len(here.ledger.made) == 29 else draw.uniform(60, 120))
+    virtual_time.run(main())
+
+
+def test_class_of_which_nothing_is_known_is_polled(world):
+    """Callbacks are relied on; the first of another model loses its own: a guess is nothing to rest on."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL) as kling:
+            for number in range(10):
+                handle = await kling.submit(here.request(str(number)))
+                await asyncio.sleep(46)
+                kling.observe(callback(here.ledger.made[-1]))
+                await handle.result()
+            other = await kling.submit(here.request(model_name="kling-v3"))
+            await other.result()
+            assert here.now() - here.ledger.made[-1].ended < 10
+
+    here = world(seconds=46)
+    virtual_time.run(main())
+
+
+def test_server_that_asks_for_a_pause_gets_it(world):
+    """Retry-After of a minute at the poll of 10 s: hints do not shorten it."""
+    polls: list[float] = []
+
+    async def tamper(request, send):
+        if request.method == "GET":
+            polls.append(here.time())
+            headers = {"content-type": "application/json", "retry-after": "60"}
+            return Response(429, headers, b'{"code": 1302, "message": "slow"}')
+        return await send()
+
+    async def main():
+        async with here.client() as kling:
+            await kling.submit(here.request())
+            for _ in range(60):
+                await asyncio.sleep(1.1)
+                kling.observe(callback(here.ledger.made[0], verified=False))
+            await asyncio.sleep(10)
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    assert [round(when, 3) for when in polls] == [1.1, 61.1]
+
+
+def test_signed_success_without_a_video_is_a_hint(world):
+    """Kling's own test callback has no outputs: the task is asked what it made."""
+
+    async def main():
+        async with here.client() as kling:
+            handle = await kling.submit(here.request())
+            await asyncio.sleep(100)
+            assert kling.observe(callback(here.ledger.made[0], videos=()))
+            task = await handle.result()
+            assert task.video.url
+
+    here = world(seconds=99)
+    virtual_time.run(main())
+
+
+def test_task_made_elsewhere_is_not_expected_to_be_told_of(world, caplog):
+    """A token of a client without callbacks: that a poll finds its end says nothing of ours."""
+
+    async def main():
+        async with here.client() as kling:
+            token = (await kling.submit(here.request())).token
+        async with here.client(callback_url=URL, polling=Polling(jitter=0)) as kling:
+            for number in range(6):
+                handle = await kling.submit(here.request(str(number)))
+                kling.observe(callback(here.ledger.made[-1]))
+                await handle.result()
+            await kling.attach(token).result()
+            await asyncio.sleep(10)
+
+    here = world(seconds=50)
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(main())
+    assert "did not come" not in caplog.text
+
+
 # Where Kling posts
 
 
@@ -462,7 +713,14 @@ def test_callback_url_of_the_client(world):
     assert third.body["callback_url"] == f"{URL}?id={third.external_task_id}"
 
 
-@pytest.mark.parametrize("url", [lambda _: 1 / 0, lambda _: "hook.example.org/secret"])
+def url_object(_):
+    """What `server.make_url` of aiohttp gives."""
+    return yarl.URL(URL)
+
+
+@pytest.mark.parametrize(
+    "url", [lambda _: 1 / 0, lambda _: "hook.example.org/secret", lambda _: None, url_object]
+)
 def test_callback_url_that_cannot_be_made(world, url):
     """It is told before anything is sent, without what the URL holds."""
 
@@ -479,8 +737,9 @@ def test_callback_url_that_cannot_be_made(world, url):
 
 def test_callback_url_is_checked_when_the_client_is_made(world):
     """A text that is no URL is refused at once."""
-    with pytest.raises(ConfigurationError, match="callback_url"):
-        world().client(callback_url="hook.example.org")
+    for url in ("hook.example.org", yarl.URL(URL)):
+        with pytest.raises(ConfigurationError, match="callback_url"):
+            world().client(callback_url=url)
 
 
 def faults(text):

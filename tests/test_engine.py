@@ -80,6 +80,19 @@ NOT_FOUND = error_reply(400, 1201, "Task not found by id/external id: 7")
 # Slots and order
 
 
+@pytest.mark.parametrize("code", [1302, 1303])
+def test_a_night_without_a_slot(world, code):
+    """Refused 1,100 times running, every half minute in the end: it waits on, and is made in the morning."""
+
+    async def main():
+        async with here.client() as kling:
+            assert (await kling.run(here.request(), timeout=None)).status is TaskStatus.SUCCEED
+
+    here = world(tamper=refusing(code, times=1100))
+    virtual_time.run(main())
+    assert here.times("POST")[-1] > 8 * 3600
+
+
 def test_requests_leave_in_order_as_slots_are_freed(world):
     """Two slots and tasks of 100 s: six requests go two at a time, in order, at 0, 100 and 200 s."""
 

@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "pollers": 3,
     "answers": 3,
     "callbacks": 3,
+    "trust": 3,
     "register": 3,
     "intake": 3,
     "sweeps": 3,

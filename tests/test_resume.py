@@ -272,6 +272,24 @@ def test_row_that_cannot_be_read_is_told(world, journal, state):
     assert made(here) == {"cat": 1}
 
 
+def test_submit_refused_before_the_crash_is_no_open_question(world, journal):
+    """Killed while it waits in line after a 1303: the next run sends it at once, without a quarantine."""
+
+    async def main():
+        first = here.client(journal=journal)
+        await first.submit(here.request("cat"), key="cat")
+        first.submit_soon(here.request("dog"), key="dog")
+        await asyncio.sleep(5)
+        copy = await killed(first, journal)
+        async with here.client(journal=copy) as second:
+            await completed(second, keyed(here, "cat", "dog"))
+
+    here = world(parallel=1, seconds=20)
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1, "dog": 1}
+    assert here.ledger.made[1].created - here.ledger.made[0].created < 40
+
+
 def test_running_task_is_polled_on(world, journal):
     """Killed while it is generated: no POST, polled under the same id, and it is no resumed one."""
 

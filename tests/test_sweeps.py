@@ -293,7 +293,7 @@ def test_list_that_lags(world):
     assert fleet.late() == [5] * 20
 
 
-@pytest.mark.parametrize(("made", "pages", "alone"), [(100, 12, 0), (400, 14, 3 * 600), (5000, 2, 4 * 600)])
+@pytest.mark.parametrize(("made", "pages", "alone"), [(100, 12, 0), (400, 35, 3 * 600), (5000, 2, 4 * 600)])
 def test_list_that_shifts_while_it_is_read(world, made, pages, alone):
     """Others make tasks between two pages, which push ours down: everyone is found at his time."""
 

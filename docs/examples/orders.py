@@ -16,7 +16,19 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from kling_async import ImageToVideo, KlingClient, KlingError, Problem, RequestError, TaskHandle
+from kling_async import (
+    ImageToVideo,
+    KlingClient,
+    KlingError,
+    PolicyError,
+    Problem,
+    RequestError,
+    TaskFailedError,
+    TaskHandle,
+)
+
+THEIRS = (PolicyError, RequestError, TaskFailedError)
+"""Errors that tell of the customer's order; others tell of the account and of this machine: for the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +81,7 @@ class Orders:
             return {"id": name, "status": "intended"}
         shown = {"id": name, "status": handle.status, "token": handle.token}
         if delivery is not None and delivery.done() and (error := delivery.exception()):
-            shown["error"] = error.what if isinstance(error, KlingError) else "internal error"
+            shown["error"] = error.what if isinstance(error, THEIRS) else "not delivered yet"
         return shown
 
     async def keep(self, order: Order) -> None:

@@ -17,6 +17,8 @@ LARGEST: Final = 256 * 1024
 """Bytes of a callback at most: those documented have one, and a task of fifteen shots has ten thousand."""
 
 _TASK_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_LONGEST_NAME: Final = 512
+"""Letters of an external_task_id at most; ours have 29, and no limit is documented."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,5 +61,7 @@ def read(headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: f
     verified = check_signature(lowered, body, secrets, now)
     task = read_callback(body)
     if task.task_id is not None and not _TASK_ID.fullmatch(task.task_id):
-        raise CallbackError("the callback's task_id is none", http_status=400)
+        raise CallbackError("the callback's task_id is none")
+    if len(task.external_task_id or "") > _LONGEST_NAME:
+        raise CallbackError("the callback's external_task_id is none")
     return Callback(task=task, verified=verified, id=lowered.get("webhook-id"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from kling_async.protocol.errors import Problem
 
-__all__ = ["is_between", "is_whole", "listed", "members", "picture", "text"]
+__all__ = ["is_between", "is_http_url", "is_whole", "listed", "members", "picture", "text"]
 
 
 def text(field: str, value: Any, *, limit: int | None = None, required: bool = False) -> Iterator[Problem]:
@@ -19,6 +19,11 @@ def text(field: str, value: Any, *, limit: int | None = None, required: bool = F
         yield Problem(field, "must not be empty")
     elif limit is not None and len(value) > limit:
         yield Problem(field, f"must be at most {limit} characters, not {len(value)}")
+
+
+def is_http_url(value: Any) -> bool:
+    """Whether it is text that begins as a URL of the web does."""
+    return isinstance(value, str) and value.startswith(("http://", "https://"))
 
 
 def picture(field: str, value: Any, *, required: bool = False) -> Iterator[Problem]:

@@ -64,7 +64,8 @@ class Plan:
         ends: where each piece of the task's life ends, seconds; the last goes on for ever.
         waits: the spacing of polls within each piece, seconds.
         delay: the mean delay aimed at, seconds; 0 where nothing is aimed at.
-        late: the age at which all but one of twenty have ended, seconds; 0 where nothing is known.
+        late: the age at which 19 of 20 of those known, or all of fewer, have ended, seconds; 0 where fewer
+            than three are known.
     """
 
     ends: Sequence[float]
@@ -124,11 +125,11 @@ class Durations:
             known.plan = self._made(task_class, known)
         return known.plan
 
-    def wait(self, task_class: TaskClass, age: float, hint: float | None = None) -> float:
-        """Seconds until a task seen at *age* is asked for again; a server's *hint* only lengthens it."""
+    def wait(self, task_class: TaskClass, age: float) -> float:
+        """Seconds until a task seen at *age* is asked for again."""
         jitter = self._polling.jitter
         step = 1.0 + jitter * (2.0 * self._rng.random() - 1.0) if jitter else 1.0
-        return max(self.plan(task_class).next(age, step) - age, self._floor, hint or 0.0)
+        return max(self.plan(task_class).next(age, step) - age, self._floor)
 
     def _class(self, task_class: TaskClass) -> "_Known":
         known = self._known.get(task_class)
@@ -144,9 +145,16 @@ class Durations:
         survival = _survival(known.seen)
         if len(survival) < ENOUGH:
             median = _median(survival) if len(survival) >= SOME else _told(task_class)
-            return _spaced(_around(median), aim, longest, self._intervals, first=longest)
-        usual = survival[int(EARLY * len(survival)) : -1]  # the last may be a freak that stretches the end
-        return _spaced(usual, aim, longest, self._intervals, first=None)
+            plan = _spaced(_around(median), aim, longest, self._intervals, first=longest)
+        else:
+            usual = survival[
+                int(EARLY * len(survival)) : -1
+            ]  # the last may be a freak that stretches the end
+            plan = _spaced(usual, aim, longest, self._intervals, first=None)
+        if len(survival) < SOME:  # that a guess is over says nothing
+            return plan
+        late = next((seconds for seconds, share in survival if share <= LATE), survival[-1][0])
+        return attrs.evolve(plan, late=late)
 
 
 @attrs.define
@@ -213,8 +221,7 @@ def _spaced(
     begin = knots[0][0]
     ends = [begin, *(end for end, _ in knots[1:])]
     waits = [2 * begin if first is None else first, *(min(c * root, longest) for root in roots)]
-    late = next((seconds for seconds, share in survival if share <= LATE), survival[-1][0])
-    return _plan(ends, waits, intervals, delay, late)
+    return _plan(ends, waits, intervals, delay)
 
 
 def _plan(
@@ -222,9 +229,8 @@ def _plan(
     waits: Sequence[float],
     intervals: Sequence[float],
     delay: float = 0.0,
-    late: float = 0.0,
 ) -> Plan:
     """Pieces with what follows them: the intervals, one poll each, the last for ever."""
     last = ends[-1] if ends else 0.0
     beyond = [last + sum(intervals[: place + 1]) for place in range(len(intervals) - 1)]
-    return Plan((*ends, *beyond), (*waits, *intervals), delay, late)
+    return Plan((*ends, *beyond), (*waits, *intervals), delay)

@@ -220,7 +220,7 @@ class VideoRequest:
         if self.watermark_info is not None and not isinstance(self.watermark_info, bool):
             yield Problem("watermark_info", 'must be true, false or {"enabled": true}')
         yield from checks.text("callback_url", self.callback_url)
-        if isinstance(self.callback_url, str) and not self.callback_url.startswith(("http://", "https://")):
+        if isinstance(self.callback_url, str) and not checks.is_http_url(self.callback_url):
             yield Problem("callback_url", "must be an http(s) URL")
         yield from checks.text("external_task_id", self.external_task_id)
         if self.extra_body is not None and not isinstance(self.extra_body, Mapping):

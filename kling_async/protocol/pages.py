@@ -37,6 +37,7 @@ class Pages:
     depth: int = 0
     paused_until: float = 0.0
     _pause: float = FIRST_PAUSE
+    _in_vain: bool = True
 
     def extent(self, in_flight: int) -> tuple[int, int]:
         """The page size and how many such pages hold the tasks in flight, by all that is known.
@@ -55,10 +56,12 @@ class Pages:
     def learn(self, sweep: "Sweep[T]", now: float) -> None:
         """After *sweep*: where tasks lay, and whether it spared requests."""
         if sweep.found > sweep.read:
-            self.depth, self._pause = sweep.depth, FIRST_PAUSE
+            self.depth, self._pause, self._in_vain = sweep.depth, FIRST_PAUSE, False
         elif sweep.read:
             self.depth = 2 * sweep.page_size * sweep.pages
-            self.pause(now)
+            if self._in_vain:  # a list that served may miss a straggler or two, once
+                self.pause(now)
+            self._in_vain = True
 
     def pause(self, now: float) -> None:
         """Leave the list alone for a while: to read it spares nothing, or cannot be done."""

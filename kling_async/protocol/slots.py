@@ -141,7 +141,7 @@ class Slots:
         self.limit = max(1, room)
         self._refused = True
         wait = min(FIRST_WAIT * 2**self._waits, LONGEST_WAIT)
-        self._waits += 1
+        self._waits += wait < LONGEST_WAIT  # for days, perhaps: two to a large power is no number of seconds
         self._retry_at = now + wait * rng.uniform(1 - JITTER, 1 + JITTER)
         self._judge()
 

@@ -19,12 +19,13 @@ import kling_async
 ROOT: Final = Path(kling_async.__file__).parents[1]
 EXAMPLES: Final = ROOT / "docs" / "examples"
 SECRET: Final = "whsec_c2VjcmV0IG9mIHRoZSBjb25zb2xl"
+PICTURE: Final = "https://example.com/cat.png"
 
 COMMANDS: Final[Mapping[str, Sequence[str]]] = {
     "aiohttp": [str(EXAMPLES / "aiohttp_service.py")],
     "fastapi": [
         *("-m", "uvicorn", "fastapi_service:app", "--app-dir", str(EXAMPLES)),
-        *("--timeout-graceful-shutdown", "10"),
+        *("--timeout-graceful-shutdown", "1"),
     ],
 }
 
@@ -114,7 +115,9 @@ class Service:
         assert self._process is not None
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it has just died
-                os.kill(self._process.pid, number)  # the process's own method would reap it, unseen by the loop
+                os.kill(
+                    self._process.pid, number
+                )  # the process's own method would reap it, unseen by the loop
 
 
 @attrs.frozen
@@ -124,7 +127,9 @@ class Customer:
     session: aiohttp.ClientSession
     service: Service
 
-    async def order(self, name: Any, image: Any = "https://example.com/cat.png", **more: Any) -> tuple[int, Any]:
+    async def order(
+        self, name: Any, image: Any = "https://example.com/cat.png", **more: Any
+    ) -> tuple[int, Any]:
         """Post an order; returns the status and the answer."""
         return await self.post("/videos", json={"id": name, "image": image, "prompt": name} | more)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import attrs
 import pytest
+import yarl
 from aiohttp import web
 from vendors_vector import BODY, HEADERS, SECRET, SIGNED_AT
 
@@ -16,6 +17,7 @@ from kling_async import (
     COMETAPI,
     KLING,
     APIKey,
+    ConfigurationError,
     Event,
     ImageToVideo,
     KlingClient,
@@ -119,7 +121,7 @@ def test_what_is_refused_or_ignored_changes_nothing(caplog):
 
     with caplog.at_level(logging.WARNING, "kling_async"):
         asyncio.run(main())
-    assert caplog.text.count("a callback was refused") == 9
+    assert caplog.text.count("callbacks refused") == 1
     assert SECRET not in caplog.text
 
 
@@ -165,6 +167,51 @@ def test_what_is_not_ours_is_passed_on_once():
     assert body == BODY
     assert headers["webhook-signature"] == HEADERS["Webhook-Signature"]
     assert headers[webhook.PASSED_ON] == "1"
+
+
+def test_only_what_is_signed_is_passed_on_where_kling_signs():
+    """Anyone could have our replicas post to each other, else."""
+    passed = []
+
+    async def pass_on(headers, body):
+        passed.append(body)
+
+    async def main():
+        async with service(secrets=[SECRET], pass_on=pass_on) as here:
+            assert await here.post(BODY) == 200
+        async with service(pass_on=pass_on) as here:
+            assert await here.post(BODY) == 200
+
+    asyncio.run(main())
+    assert passed == [BODY]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+        b"Transfer-Encoding: chunked\r\n\r\nnope\r\n",
+    ],
+)
+def test_body_that_is_not_as_its_headers_say(sent):
+    """Answered with 400, not with an error of ours."""
+
+    async def main():
+        async with service() as here:
+            url = yarl.URL(here.url)
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(b"POST /kling HTTP/1.1\r\nHost: x\r\n" + sent)
+            assert b" 400 " in await asyncio.wait_for(reader.readline(), 10)
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_secrets_are_checked_when_the_route_is_made():
+    """And not by the first callback."""
+    with pytest.raises(ConfigurationError):
+        webhook.route("/kling", KlingClient(APIKey("sim-key")), secrets=["whsec_!"])
 
 
 def test_a_replica_that_is_down(caplog):

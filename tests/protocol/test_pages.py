@@ -114,7 +114,7 @@ def test_reading_in_vain_leaves_the_list_alone(found, pages_read):
 
 
 def test_pause_doubles_up_to_an_hour_and_ends_with_success():
-    """1, 2, 4 ... 32, 60, 60 minutes; after a reading that spared, the next pause is a minute again."""
+    """1, 2, 4 ... 60, 60 minutes; after one that spared, one in vain is forgiven, then it is a minute."""
     pages, now, pauses = Pages(), 0.0, []
     for _ in range(9):
         pages.learn(ended(found=0, pages_read=1), now)
@@ -123,6 +123,8 @@ def test_pause_doubles_up_to_an_hour_and_ends_with_success():
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert pauses[-1] * 60 == LONGEST_PAUSE
     pages.learn(ended(found=2, pages_read=1, depth=2), now)
+    pages.learn(ended(found=0, pages_read=1), now)
+    assert pages.paused_until == now
     pages.learn(ended(found=0, pages_read=1), now)
     assert pages.paused_until == now + FIRST_PAUSE
 

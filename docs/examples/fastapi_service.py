@@ -1,0 +1,126 @@
+"""A video service with FastAPI: `uvicorn fastapi_service:app --timeout-graceful-shutdown 5`.
+
+An order is answered when Kling has acknowledged it; while no slot is free, customers are asked to come again.
+Settings are environment variables: Kling's key, see `KlingClient.from_env`; STATE, a folder. If Kling can
+reach this service: CALLBACK_URL, https://.../kling, and KLING_WEBHOOK_SECRETS, with spaces between.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from orders import Order, Orders, open_orders
+
+from kling_async import (
+    CallbackError,
+    ConcurrencyLimitError,
+    KlingClient,
+    KlingError,
+    Outcome,
+    PolicyError,
+    RequestError,
+    webhook,
+)
+
+SECRETS = os.environ.get("KLING_WEBHOOK_SECRETS", "").split()
+STATE = Path(os.environ.get("STATE", "state"))
+
+logger = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
+    """The client works as long as the application runs, in its event loop."""
+    kling = KlingClient.from_env(
+        journal=STATE / "journal.sqlite", callback_url=os.environ.get("CALLBACK_URL")
+    )
+    async with open_orders(kling, STATE) as orders:
+        yield {"orders": orders}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def _orders(request: Request) -> Orders:
+    orders: Orders = request.state.orders
+    return orders
+
+
+AllOrders = Annotated[Orders, Depends(_orders)]
+
+
+def _known(name: str, orders: AllOrders) -> str:
+    if name not in orders:
+        raise HTTPException(404)
+    return name
+
+
+Known = Annotated[str, Depends(_known)]
+
+
+@app.post("/videos", status_code=202)
+async def create(order: Order, orders: AllOrders) -> dict[str, Any]:
+    """Answers when Kling has acknowledged the task, or has refused it."""
+    if order.id not in orders:  # the same id again is the same video
+        request = order.request()
+        await orders.keep(order)
+        try:
+            await orders.kling.submit(request, key=order.id, wait=False)
+        except KlingError as error:
+            if error.outcome is Outcome.NOT_CREATED:
+                await orders.drop(order)
+                raise
+        orders.deliver(order)
+    return orders.view(order.id)
+
+
+@app.get("/videos/{name}.mp4")
+async def video(name: Known, orders: AllOrders) -> FileResponse:
+    """The file."""
+    if not orders.video(name).exists():
+        raise HTTPException(404)
+    return FileResponse(orders.video(name), media_type="video/mp4")
+
+
+@app.get("/videos/{name}")
+async def status(name: Known, orders: AllOrders) -> dict[str, Any]:
+    """How it stands, and where its file is."""
+    return orders.view(name)
+
+
+@app.get("/videos/{name}/events")
+async def events(name: Known, orders: AllOrders) -> StreamingResponse:
+    """How it stands, and each change: server-sent events for `EventSource`."""
+    lines = (f"data: {json.dumps(view)}\n\n" async for view in orders.events(name))
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@app.post("/kling")
+async def callback(request: Request, orders: AllOrders) -> Response:
+    """Whoever calls learns nothing of which tasks there are."""
+    orders.kling.observe(webhook.read(request.headers, await request.body(), SECRETS, time.time()))
+    return Response()
+
+
+@app.exception_handler(KlingError)
+async def tell(_: Request, error: KlingError) -> JSONResponse:
+    """What went wrong, as a customer reads it."""
+    match error:
+        case RequestError():
+            return JSONResponse({"problems": [str(each) for each in error.problems]}, 422)
+        case ConcurrencyLimitError():
+            return JSONResponse({"error": "busy"}, 503, {"Retry-After": "30"})
+        case CallbackError():
+            return JSONResponse({"error": error.what}, error.http_status)
+        case PolicyError():
+            return JSONResponse({"problems": [error.what]}, 422)
+        case _:
+            logger.error("%s", error)  # of the account or of this machine: nothing for customers
+            return JSONResponse({"error": "not accepted, try again later"}, 502)

@@ -1,0 +1,114 @@
+"""How far callbacks are believed: which hints are worth a poll, and whether polling may rest on them."""
+
+import attrs
+
+from kling_async.flight import Flight
+
+__all__ = ["TIMELY", "Hints", "Trust"]
+
+TIMELY = 2.0
+"""Seconds after an end within which its callback comes if it is of use: later, polling alone is as quick."""
+ENOUGH = 5
+"""Timely callbacks in a row from which on polling rests on them: where half of them are lost, five in a row
+come once in 32 ends."""
+POLLS = 2
+"""Polls that a hint is worth: the first may ask before the reader knows what the callback's writer knew."""
+
+
+class Trust:
+    """Whether ends are told by callbacks.
+
+    Args:
+        expected: whether all tasks submitted here ask for callbacks; else those whose request says so.
+
+    Attributes:
+        since: when the last timely callback came, seconds of the loop's clock.
+    """
+
+    def __init__(self, *, expected: bool) -> None:
+        self._expected = expected
+        self._in_a_row = 0
+        self.since = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether polling may rest on callbacks."""
+        return self._in_a_row >= ENOUGH
+
+    def expects(self, flight: Flight) -> bool:
+        """Whether the end of *flight* is to be told: it was submitted here, with a ``callback_url``."""
+        own = flight.request is not None and flight.request.callback_url is not None
+        return flight.made_here and (self._expected or own)
+
+    def came(self, now: float) -> None:
+        """An end was told in time."""
+        self._in_a_row += 1
+        self.since = now
+
+    def missed(self) -> bool:
+        """An end was not told in time; whether that is new."""
+        held, self._in_a_row = self.holds, 0
+        return held
+
+
+@attrs.define
+class _Hint:
+    """What somebody said of a task, and we have not seen.
+
+    Attributes:
+        last: when it has the task polled, or had it polled last, seconds of the loop's clock.
+        polls: how many it is still worth.
+        is_open: no answer has shown it to be false.
+    """
+
+    last: float
+    polls: int = POLLS
+    is_open: bool = True
+
+
+class Hints:
+    """The hints that tasks have ended, one a task at a time: more of them are worth no more polls.
+
+    Args:
+        floor: seconds between two polls of a task that hints cause.
+    """
+
+    def __init__(self, floor: float) -> None:
+        self._floor = floor
+        self._hints: dict[int, _Hint] = {}
+
+    def take(self, flight: Flight, now: float) -> float | None:
+        """When a hint has *flight* polled, seconds of the loop's clock; None: an earlier one does already."""
+        before = self._hints.get(flight.order)
+        if before is not None and before.polls:
+            return None
+        at = now if before is None else max(now, before.last + self._floor)
+        self._hints[flight.order] = _Hint(at)
+        return at
+
+    def answered(self, flight: Flight, now: float, *, told: bool) -> float | None:
+        """When *flight*, just polled and not over, is polled once more because of its hint, if it is.
+
+        Args:
+            flight: which.
+            now: seconds of the loop's clock.
+            told: whether there was an answer: the last one that says "goes on" shows the hint to be false.
+        """
+        hint = self._hints.get(flight.order)
+        if hint is None:
+            return None
+        hint.polls = max(0, hint.polls - 1)
+        if hint.polls:
+            hint.last = now + self._floor
+            return hint.last
+        hint.is_open = hint.is_open and not told
+        return None
+
+    def is_open(self, flight: Flight) -> bool:
+        """Whether *flight* is said to have ended, and nothing shows that it has not."""
+        hint = self._hints.get(flight.order)
+        return hint is not None and hint.is_open
+
+    def forget(self, flight: Flight) -> None:
+        """*flight* is over."""
+        self._hints.pop(flight.order, None)
