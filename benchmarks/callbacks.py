@@ -28,7 +28,7 @@ from benchmarks import alone, sides, simulated
 from benchmarks.figure import Figure, Result
 from benchmarks.simulated import KEY, SECRET
 from kling_async import KLING, APIKey, ImageToVideo, KlingClient, Polling, webhook
-from kling_async.pollers import GRACE
+from kling_async.trust import TIMELY
 
 __all__ = ["measure"]
 
@@ -59,7 +59,7 @@ class Scale:
     def settled(self) -> float:
         """Seconds from the switch-off until a task is overdue and found, whatever their ages were then."""
         low, high = self.seconds
-        return high - low + GRACE + self.floor
+        return high - low + TIMELY + self.floor
 
 
 QUICK: Final = Scale(tasks=80, in_flight=20, seconds=(0.27, 0.33), max_interval=0.25, floor=0.02)

@@ -602,13 +602,12 @@ def test_hint_whose_poll_failed_is_not_used_up(world):
         async with here.client(polling=Polling(jitter=0), callback_url=URL) as kling:
             for number in range(30):
                 handle = await kling.submit(here.request(str(number)))
-                made = here.ledger.made[-1]
-                await asyncio.sleep(made.ended - here.now())
+                await asyncio.sleep(here.ledger.made[-1].ended - here.now())
                 if number == 29:
                     here.simulator.faults.add(*faults("query:refuse code=5000 times=2"))
-                kling.observe(callback(made, verified=False))
+                kling.observe(callback(here.ledger.made[-1], verified=False))
                 await handle.result()
-            assert here.now() - made.ended < 5
+            assert here.now() - here.ledger.made[-1].ended < 5
 
     draw = random.Random(3)
     here = world(seconds=lambda _: 95 if len(here.ledger.made) == 29 else draw.uniform(60, 120))

@@ -416,12 +416,19 @@ def test_intervals_alone_are_kept_to(factor, base, longest):
     assert polls_until(known, expected[-1] * (1 - 1e-9)) == pytest.approx(expected)
 
 
-@given(pollings, lives, ages, st.floats(0.1, 60), st.none() | st.floats(-10, 1000), st.integers(0, 99))
-def test_wait_keeps_floor_and_hint(polling, lived, age, floor, hint, seed):
-    """No wait is under the floor; a server's hint is obeyed, and one shorter than our own changes nothing."""
-    own = knowing(polling, lived, floor, seed).wait(CLASS, age)
-    assert own >= floor
-    assert knowing(polling, lived, floor, seed).wait(CLASS, age, hint) == max(own, hint or 0.0)
+@given(pollings, lives, ages, st.floats(0.1, 60), st.integers(0, 99))
+def test_wait_keeps_the_floor(polling, lived, age, floor, seed):
+    """No wait is under the floor."""
+    assert knowing(polling, lived, floor, seed).wait(CLASS, age) >= floor
+
+
+@pytest.mark.parametrize(("ends", "late"), [(2, 0.0), (3, 30.0), (19, 190.0), (40, 380.0)])
+def test_late_is_what_19_of_20_are_not(ends, late):
+    """Of fewer than three nothing is late, of fewer than twenty whoever outlives all of them."""
+    known = plain(Polling())
+    for number in range(1, ends + 1):
+        known.learn(CLASS, 10.0 * number)
+    assert known.plan(CLASS).late == late
 
 
 @given(pollings, lives, ages, st.integers(0, 99))
