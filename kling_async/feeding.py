@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from kling_async.bookkeeping import Recording
 from kling_async.engine import Engine
 from kling_async.flight import Flight, SlotKey, default_name
 from kling_async.protocol.errors import (
@@ -20,6 +19,7 @@ from kling_async.protocol.errors import (
     RequestError,
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.recording import Recording
 from kling_async.streams import Completion, Requests
 from kling_async.typing import Again
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kling_async import bodies
-from kling_async.bookkeeping import Books, Recording
+from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
 from kling_async.pollers import Pollers
@@ -17,6 +17,7 @@ from kling_async.protocol.checks import is_http_url
 from kling_async.protocol.errors import KlingError, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
+from kling_async.recording import Recording
 from kling_async.register import Register
 from kling_async.submission import Submission
 from kling_async.typing import Again, CallbackURL, never

@@ -14,7 +14,6 @@ import aiohttp
 import attrs
 
 from kling_async.api import Api
-from kling_async.bookkeeping import Recording
 from kling_async.downloads import Downloads
 from kling_async.engine import Engine, Options
 from kling_async.feeding import Stream
@@ -35,6 +34,7 @@ from kling_async.protocol.errors import (
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
+from kling_async.recording import Recording
 from kling_async.streams import Requests
 from kling_async.transport import AiohttpTransport, default_ssl
 from kling_async.typing import Again, Transport, WallClock, never

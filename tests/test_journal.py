@@ -24,7 +24,7 @@ import attrs
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kling_async.bookkeeping import Books, Recording
+from kling_async.bookkeeping import Books
 from kling_async.flight import Flight
 from kling_async.journal import FILE_NAME, MIGRATIONS, Journal, Record
 from kling_async.protocol.errors import JournalError
@@ -33,6 +33,7 @@ from kling_async.protocol.images import ImageFile, ImageText, ImageUrl, Resolved
 from kling_async.protocol.lifecycle import is_terminal
 from kling_async.protocol.models import DynamicMask, ImageToVideo, Point, Task, TaskStatus
 from kling_async.protocol.providers import KLING
+from kling_async.recording import Recording
 
 T = TypeVar("T")
 

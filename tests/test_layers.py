@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "ambiguity": 3,
     "bookkeeping": 3,
     "records": 3,
+    "recording": 3,
     "lines": 3,
     "submission": 3,
     "pollers": 3,
