@@ -116,8 +116,10 @@ class Pollers:
         elif self._held:
             self._held.pop(flight.order, None)
         due = now if soon else self._due(flight, now if seen_at is None else seen_at)
-        again = self.hints.answered(flight, now, told=seen_at is not None)
-        self._set_due(flight, due if again is None else min(due, again))
+        if self.hints.any:
+            again = self.hints.answered(flight, now, told=seen_at is not None)
+            due = due if again is None else min(due, again)
+        self._set_due(flight, due, now)
 
     def _due(self, flight: Flight, seen_at: float) -> float:
         """When *flight*, seen going on at *seen_at*, is polled next, seconds of the loop's clock."""
@@ -125,11 +127,12 @@ class Pollers:
         wait = self._durations.wait(flight.task_class, seen_at - begun)
         if not flight.made_here:  # it may be older than we know, so its age says little
             wait = min(wait, self._polling.max_interval)
-        return max(seen_at + wait, self._overdue_at(flight))
+        due = seen_at + wait
+        return max(due, self._overdue_at(flight)) if self._trust.holds else due
 
     def _overdue_at(self, flight: Flight) -> float:
-        """When the callback of *flight* is overdue, by the loop's clock; 0 if none can be relied on."""
-        told = self._trust.holds and self._trust.expects(flight) and not self.hints.is_open(flight)
+        """When the callback of *flight* is overdue, where callbacks come; 0 if it will not, or did."""
+        told = self._trust.expects(flight) and not self.hints.is_open(flight)
         late = self._durations.plan(flight.task_class).late if told else 0.0
         return (flight.acknowledged_at or 0.0) + late + TIMELY if late else 0.0
 
@@ -138,9 +141,10 @@ class Pollers:
 
         Not sooner than the server allows, and never again within `floor` because somebody says so again.
         """
-        at = self.hints.take(flight, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        at = self.hints.take(flight, now)
         if at is not None and flight.due is not None and at < flight.due:  # else it is being polled
-            self._set_due(flight, at, at_once=True)
+            self._set_due(flight, at, now, at_once=True)
 
     def catch_up(self, since: float) -> None:
         """Callbacks do not come, and may not have come since that time of the loop's clock."""
@@ -151,15 +155,16 @@ class Pollers:
             if flight.due is not None and flight.acknowledged_at is not None and flight.made_here:
                 due = self._due(flight, max(since, flight.acknowledged_at))
                 if due < flight.due:
-                    self._set_due(flight, due)
+                    self._set_due(flight, due, asyncio.get_running_loop().time())
             if count % MOVED_AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def _set_due(self, flight: Flight, due: float, *, at_once: bool = False) -> None:
+    def _set_due(self, flight: Flight, due: float, now: float, *, at_once: bool = False) -> None:
         """Have *flight* polled at *due*, or alone and now if it is due, but not before the server allows."""
-        now = asyncio.get_running_loop().time()
+        if self._held:
+            due = max(due, self._held.get(flight.order, 0.0))
         begun = now if flight.acknowledged_at is None else flight.acknowledged_at
-        due = min(max(due, self._held.get(flight.order, 0.0)), max(now, begun + self._polling.give_up))
+        due = min(due, max(now, begun + self._polling.give_up))
         kind = self._kinds.get(flight.endpoint)
         if kind is None:
             kind = self._kinds[flight.endpoint] = Kind(flight.endpoint, Schedule(self._flights))

@@ -22,18 +22,15 @@ class Trust:
         expected: whether all tasks submitted here ask for callbacks; else those whose request says so.
 
     Attributes:
+        holds: polling may rest on callbacks.
         since: when the last timely callback came, seconds of the loop's clock.
     """
 
     def __init__(self, *, expected: bool) -> None:
         self._expected = expected
         self._in_a_row = 0
+        self.holds = False
         self.since = 0.0
-
-    @property
-    def holds(self) -> bool:
-        """Whether polling may rest on callbacks."""
-        return self._in_a_row >= ENOUGH
 
     def expects(self, flight: Flight) -> bool:
         """Whether the end of *flight* is to be told: it was submitted here, with a ``callback_url``."""
@@ -43,11 +40,12 @@ class Trust:
     def came(self, now: float) -> None:
         """An end was told in time."""
         self._in_a_row += 1
+        self.holds = self._in_a_row >= ENOUGH
         self.since = now
 
     def missed(self) -> bool:
         """An end was not told in time; whether that is new."""
-        held, self._in_a_row = self.holds, 0
+        held, self.holds, self._in_a_row = self.holds, False, 0
         return held
 
 
@@ -76,6 +74,11 @@ class Hints:
     def __init__(self, floor: float) -> None:
         self._floor = floor
         self._hints: dict[int, _Hint] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(self._hints)
 
     def take(self, flight: Flight, now: float) -> float | None:
         """When a hint has *flight* polled, seconds of the loop's clock; None: an earlier one does already."""
