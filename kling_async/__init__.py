@@ -20,4 +20,5 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__getattr__("__all__")})
+        dunders = (name for name in globals() if name.startswith("__"))
+        return sorted({*dunders, *__getattr__("__all__")})

@@ -36,7 +36,8 @@ class Resolver:
             at least.
         rng: jitter.
         keeper: told of what was found.
-        resend: puts a flight in line again, for the same slot.
+        lost: told of each flight that is looked for, why, and for how many seconds.
+        resend: puts a flight in line again, for the same slot; told why as well.
         known: the kind, task_id and external_task_id of a task of ours, to prove look-ups by.
     """
 
@@ -48,13 +49,15 @@ class Resolver:
         patience: float,
         rng: random.Random,
         keeper: Keeper,
-        resend: Callable[[Flight], None],
+        lost: Callable[[Flight, KlingError, float], None],
+        resend: Callable[[Flight, KlingError], None],
         known: Callable[[], tuple[str, Task] | None],
     ) -> None:
         self._api = api
         self._quarantine = retries.quarantine
         self._patience = patience
         self._keeper = keeper
+        self._lost = lost
         self._resend = resend
         self._known = known
         self._proof = retrying(api.task, retries, creating=False, rng=rng)
@@ -119,8 +122,11 @@ class Resolver:
         if not await self.can_look_up():
             self._may_exist(flight, cause)
             return
-        loop = asyncio.get_running_loop()
-        over = loop.time() + self._left(flight)
+        if flight.acknowledged_at is not None:
+            return  # other news was faster
+        loop, left = asyncio.get_running_loop(), self._left(flight)
+        over = loop.time() + left
+        self._lost(flight, cause, max(0.0, left))
         wait = self._quarantine / FIRST_SHARE
         while True:
             left = over - loop.time()
@@ -139,7 +145,7 @@ class Resolver:
             seen = Task(None, flight.judged.external_task_id, TaskStatus.REFUSED)
             self._keeper.observe(flight, seen, flight.about(error))
         else:
-            self._resend(flight)
+            self._resend(flight, cause)
 
     def _left(self, flight: Flight) -> float:
         """Seconds of quarantine left, by the wall clock, which alone outlives the process.

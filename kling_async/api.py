@@ -202,9 +202,12 @@ class Api:
             told = type(error).__name__
             raise
         finally:
-            path, size = urlsplit(request.url).path, 0 if body is None else body.size
+            what, sent = urlsplit(request.url).path, ""
+            if body is not None:
+                what += f" of {(request.document or {}).get('external_task_id')}"
+                sent = f", sent {body.size} bytes"
             took = (loop.time() - began) * 1000
-            logger.debug("%s %s: %s, %.0f ms, %d bytes of body", request.method, path, told, took, size)
+            logger.debug("%s %s: %s, %.0f ms%s", request.method, what, told, took, sent)
         return response
 
 

@@ -15,7 +15,7 @@ from kling_async.protocol.callbacks import Callback
 from kling_async.protocol.lifecycle import is_terminal
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.register import Register
-from kling_async.trust import TIMELY, Trust
+from kling_async.trust import TIMELY, Trust, Trusts
 
 __all__ = ["Callbacks"]
 
@@ -40,7 +40,7 @@ class Callbacks:
         register: its tasks.
         keeper: told of what is seen.
         pollers: poll what is hinted at, and everything when callbacks no longer come.
-        trust: whether they come.
+        trusts: whether they come.
         look_up: has a flight looked for whose submit was not answered.
         signed: whether a signature is Kling's and ours; through a gateway it never is.
 
@@ -54,14 +54,15 @@ class Callbacks:
         *,
         keeper: Keeper,
         pollers: Pollers,
-        trust: Trust,
+        trusts: Trusts,
         look_up: Callable[[Flight], None],
         signed: bool,
     ) -> None:
         self._register = register
         self._keeper = keeper
         self._pollers = pollers
-        self._trust = trust
+        self._trusts = trusts
+        self._in_use = trusts.expected
         self._look_up = look_up
         self._signed = signed
         self.told_first = 0
@@ -72,11 +73,12 @@ class Callbacks:
         self._looked: dict[int, float] = {}
         self._proven: set[int] = set()
         self._over: dict[str, TaskStatus] = {}
-        self._awaited: dict[str, tuple[asyncio.TimerHandle, Task]] = {}
+        self._awaited: dict[str, tuple[asyncio.TimerHandle, Task, Trust]] = {}
 
     def receive(self, callback: Callback) -> bool:
         """Act on *callback*; False: it is of no task known here."""
         now, proven = asyncio.get_running_loop().time(), self._signed and callback.verified
+        self._in_use = True
         self._forget(now)
         if proven and callback.id in self._replays:
             return True
@@ -117,17 +119,17 @@ class Callbacks:
             return
         loop = asyncio.get_running_loop()
         self.told_first += proven or hinted
-        if not self._trust.expects(flight):
-            return
-        if proven or hinted:
-            self._trust.came(loop.time())
-        else:
-            timer = loop.call_later(TIMELY, self._missed, flight.judged)
-            self._awaited.update(dict.fromkeys(_names(flight.judged), (timer, flight.judged)))
+        trust = self._trusts.of(flight)
+        if trust is not None and (proven or hinted):
+            trust.came(loop.time())
+        elif trust is not None:
+            timer = loop.call_later(TIMELY, self._missed, flight.judged, trust)
+            awaited = timer, flight.judged, trust
+            self._awaited.update(dict.fromkeys(_names(flight.judged), awaited))
 
     def stop(self) -> None:
         """Wait for no callback any more."""
-        for timer, _ in self._awaited.values():
+        for timer, *_ in self._awaited.values():
             timer.cancel()
 
     def _find(self, seen: Task) -> Flight | None:
@@ -140,7 +142,7 @@ class Callbacks:
             return
         ends, exists = is_terminal(seen.status), flight.acknowledged_at is not None
         is_it = seen.task_id is not None and flight.judged.task_id in (None, seen.task_id)
-        if proven and is_it and (seen.videos or seen.status is not TaskStatus.SUCCEED):
+        if proven and is_it and _is_whole(seen):
             if ends:
                 self._proven.add(flight.order)
             if exists:
@@ -174,7 +176,7 @@ class Callbacks:
         if lost is not None:
             if lost.judged.status is not TaskStatus.MAY_EXIST:
                 return True  # it is settled
-            if proven and is_terminal(seen.status):
+            if proven and is_terminal(seen.status) and _is_whole(seen):
                 self._keeper.revive(lost, seen)
             elif lost.order not in self._looked:
                 self._looked[lost.order] = now  # it is said once
@@ -185,26 +187,31 @@ class Callbacks:
             self._over[ours[0]] = TaskStatus.SUCCEED
             logger.warning("task %s, no longer waited for, has a video: download it", seen.task_id)
         if ours and is_terminal(seen.status) and (proven or not self._only_signed):
-            timer, task = self._awaited.get(ours[0], (None, seen))
-            if timer is not None:
+            awaited = self._awaited.get(ours[0])
+            if awaited is not None:
+                timer, task, trust = awaited
                 timer.cancel()
                 self._no_longer_await(task)
-                self._trust.came(now)
+                trust.came(now)
         return bool(ours)
 
-    def _missed(self, task: Task) -> None:
+    def _missed(self, task: Task, trust: Trust) -> None:
         """A poll found the end of *task*, and its callback did not come."""
         self._no_longer_await(task)
-        if self._trust.missed():
-            logger.warning("a callback did not come: tasks are polled as without callbacks")
-            self._pollers.catch_up(self._trust.since)
+        if trust.missed():
+            logger.warning(
+                "the callback of task %s did not come: others like it are polled as without callbacks",
+                task.task_id,
+            )
+            self._pollers.catch_up(trust)
 
     def _no_longer_await(self, task: Task) -> None:
         for name in _names(task):
             self._awaited.pop(name, None)
 
     def _remember(self, flight: Flight) -> None:
-        self._over.update(dict.fromkeys(_names(flight.judged), flight.judged.status))
+        if self._in_use:
+            self._over.update(dict.fromkeys(_names(flight.judged), flight.judged.status))
         while len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]
 
@@ -214,6 +221,11 @@ class Callbacks:
             del self._replays[next(iter(self._replays))]
         while self._unknown and next(iter(self._unknown.values()))[0] < now - UNKNOWN_FOR:
             del self._unknown[next(iter(self._unknown))]
+
+
+def _is_whole(seen: Task) -> bool:
+    """Whether it has what the end of a task should: Kling's own test callback has no video."""
+    return bool(seen.videos) or seen.status is not TaskStatus.SUCCEED
 
 
 def _names(task: Task) -> list[str]:

@@ -390,7 +390,7 @@ class KlingClient:
 
     def _running(self) -> "Running":
         """The client at work in this event loop, begun on first use."""
-        loop = asyncio.get_running_loop()
+        loop = _running_loop()
         crew = None if self._work is None else self._work.engine.crew
         if crew is not None and crew.loop is not loop and crew.running and not crew.loop.is_closed():
             raise ConfigurationError("the client is at work in another event loop: give each loop its own")
@@ -403,7 +403,7 @@ class KlingClient:
     def _serving(self) -> "Running":
         """The client for tasks there are: also one that is being closed finishes their downloads."""
         work = self._work
-        if work is None or work.engine.crew.ended or work.engine.crew.loop is not asyncio.get_running_loop():
+        if work is None or work.engine.crew.ended or work.engine.crew.loop is not _running_loop():
             return self._running()
         return work
 
@@ -429,6 +429,15 @@ async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".
         _, path = await kling._running().make(request, None, 3600, _path(to))  # noqa: SLF001 - `run` tells no path
     assert path is not None  # a place was given
     return path
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigurationError(
+            "no event loop of asyncio is running: a client works in asyncio, and not in trio"
+        ) from None
 
 
 def _path(to: str | Path) -> Path:

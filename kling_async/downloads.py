@@ -7,6 +7,7 @@ the API: it gets a session of its own, and no header, cookie or token of the API
 import asyncio
 import hashlib
 import ipaddress
+import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ from kling_async.retries import Retries, retrying
 from kling_async.transport import through
 
 __all__ = ["Downloads"]
+
+logger = logging.getLogger("kling_async")
 
 BLOCK = 1024 * 1024
 """Bytes written at once, in a thread: a slow disk never holds up the loop."""
@@ -78,7 +81,8 @@ class Downloads:
         self._proxy = proxy
         self._places = asyncio.Semaphore(places)
         self._timeout = timeout
-        self._fetch = retrying(self._fetch_once, retries, creating=False, rng=rng)
+        self._retries = retries
+        self._rng = rng
         self.saved = 0
 
     async def save(
@@ -104,7 +108,7 @@ class Downloads:
         part = Part(wanted.parent, task.task_id or "video")
         try:
             await self._step(part.open, to if is_file(to) else None)
-            await self._whole(task, video, part)
+            await self._whole(task, video, part, name or task.task_id or "a video")
             path = await self._publish(part, wanted, exact=is_file(to), claim=claim)
         except OSError as error:
             await self._step(part.drop)
@@ -156,10 +160,15 @@ class Downloads:
                 step.exception()  # seen: nobody waits for it any more
             raise
 
-    async def _whole(self, task: Task, video: Video, part: Part) -> None:
+    async def _whole(self, task: Task, video: Video, part: Part, name: str) -> None:
         """Bring *part* to its end, over broken connections and a dead URL."""
+
+        def told(error: KlingError, wait: float) -> None:
+            logger.info("%s: downloading it again in %.1f s: %s", name, wait, error.what)
+
+        fetch = retrying(self._fetch_once, self._retries, creating=False, rng=self._rng, on_retry=told)
         try:
-            await self._fetch(video, part)
+            await fetch(video, part)
             return
         except DownloadError as error:
             if not error.url_expired:
@@ -171,7 +180,8 @@ class Downloads:
             reason = error.what if isinstance(error, KlingError) else str(error)
             dead.args = (f"{dead.what}, and there is no fresh URL: {reason}",)
             raise dead from error
-        await self._fetch(video, part)
+        logger.info("%s: downloading it again from a fresh URL: %s", name, dead.what)
+        await fetch(video, part)
 
     async def _fetch_once(self, video: Video, part: Part) -> None:
         """One attempt at the bytes that *part* lacks."""
@@ -183,20 +193,24 @@ class Downloads:
             try:
                 for _ in range(REDIRECTS + 1):
                     _require_safe(url)
-                    async with self._session.get(
-                        url,
-                        allow_redirects=False,
-                        **through(self._proxy),
-                        timeout=self._timeout,
-                        headers={"Accept-Encoding": "identity", **part.range()},
-                    ) as response:
-                        if response.status not in (301, 302, 303, 307, 308):
-                            await self._receive(response, part)
-                            return
-                        url = _redirected(url, response)
+                    host, told = urlsplit(url).hostname, "not answered"
+                    try:
+                        async with self._session.get(
+                            url,
+                            allow_redirects=False,
+                            **through(self._proxy),
+                            timeout=self._timeout,
+                            headers={"Accept-Encoding": "identity", **part.range()},
+                        ) as response:
+                            told = str(response.status)
+                            if response.status not in (301, 302, 303, 307, 308):
+                                await self._receive(response, part)
+                                return
+                            url = _redirected(url, response)
+                    finally:
+                        logger.debug("GET from the video host %s: %s", host, told)  # its paths are signed
             except (aiohttp.ClientError, TimeoutError) as error:
-                what = f"the download broke: {type(error).__name__}: {error}"
-                raise DownloadError(what) from error
+                raise DownloadError(f"the download broke: {_reason(error)}") from error
             raise DownloadError(f"the video host redirects more than {REDIRECTS} times", http_status=310)
 
     async def _receive(self, response: aiohttp.ClientResponse, part: Part) -> None:
@@ -230,6 +244,13 @@ class Downloads:
 
 
 _ADVICE = "make room or choose another folder, then download it again; it costs nothing"
+
+
+def _reason(error: Exception) -> str:
+    """What broke, without the URL: whoever has that has the video."""
+    says_url = isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL)
+    text = "" if says_url else " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _require_safe(url: str) -> None:

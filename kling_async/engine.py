@@ -30,7 +30,7 @@ from kling_async.protocol.schedule import Polling
 from kling_async.register import Register
 from kling_async.retries import Retries, retrying
 from kling_async.submission import Submission
-from kling_async.trust import Trust
+from kling_async.trust import Trusts
 from kling_async.typing import CallbackURL
 
 __all__ = ["Engine", "Options"]
@@ -95,7 +95,7 @@ class Engine:
             random_id=lambda: f"{options.rng.getrandbits(128):x}",
         )
         self.submission = self._submission()
-        trust = Trust(expected=options.callback_url is not None)
+        trusts = Trusts(expected=options.callback_url is not None)
         self.pollers = Pollers(
             api,
             self.register.live,
@@ -103,13 +103,13 @@ class Engine:
             rng=random.Random(options.rng.getrandbits(64)),  # noqa: S311 - jitter: quick, not secret
             keeper=self,
             hooks=self._hooks,
-            trust=trust,
+            trusts=trusts,
         )
         self.callbacks = Callbacks(
             self.register,
             keeper=self,
             pollers=self.pollers,
-            trust=trust,
+            trusts=trusts,
             look_up=self.submission.look_up,
             signed=api.provider.signs_callbacks,
         )
@@ -235,9 +235,10 @@ class Engine:
         if judged.status is TaskStatus.UNKNOWN is not before.status:
             logger.warning("task %s has a status nobody documents; polling goes on", judged.task_id)
         proven = lifecycle.STATES[judged.status].outcome is Outcome.CREATED and flight.acknowledged_at is None
+        submitted = None
         if proven:
             flight.acknowledged_at = self.crew.loop.time()
-            self.submission.lines.settle(flight)
+            submitted = self.submission.proven(flight)
         has_new_id = judged.task_id != before.task_id
         if has_new_id:
             self.register.learned_id(flight)
@@ -245,6 +246,8 @@ class Engine:
             self._land(flight)
         elif proven:
             self.pollers.watch(flight)
+        if submitted is not None:
+            self._hooks.tell(submitted)
         if flight.record is not None and _is_news(before, judged):
             self.books.put(flight, self._publish)
         elif flight.writes == 0:
@@ -266,6 +269,7 @@ class Engine:
     def revive(self, flight: Flight, seen: Task) -> None:
         """What ended here as `may_exist` was made, by proof, and is over: its rank is higher."""
         flight.judged = lifecycle.observe(flight.judged, seen)
+        self.register.revived(flight)
 
         def publish(flight: Flight) -> None:
             is_good = seen.status is TaskStatus.SUCCEED
@@ -303,7 +307,7 @@ class Engine:
         self.callbacks.landed(flight)
         self.pollers.landed(flight)
         self.register.land(flight)
-        self.submission.lines.release(flight)
+        self.submission.landed(flight)
 
     def _tell_completed(self, flight: Flight) -> None:
         task, since = flight.task, flight.acknowledged_at

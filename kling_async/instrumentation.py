@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from kling_async.protocol.providers import Provider
 from kling_async.typing import Hook
 
 __all__ = [
+    "Ambiguous",
     "Checked",
     "Completed",
     "Detached",
@@ -53,7 +54,8 @@ class Checked(Event):
     Told in the caller's own context, so that a hook reads the caller's context variables, a tracer his span.
     Then exactly one `Completed` or `Detached` tells of the end. Not told of what needs no submit: a request
     that is in flight already under the same key, or one that an earlier run brought to its end, tells
-    nothing; a task taken up from an earlier run, or attached, is told of from its first poll.
+    nothing; a task taken up from an earlier run, or attached, is told of from its first poll, or from
+    `Ambiguous` if it has to be looked for.
 
     Attributes:
         model_name: the model.
@@ -68,18 +70,28 @@ class Checked(Event):
 
 @attrs.frozen(kw_only=True)
 class Waiting(Event):
-    """It waits for a slot."""
+    """It waits for a slot: the first time, and each time that Kling refuses it for want of one.
+
+    Attributes:
+        error: the refusal, 1302 or 1303, after which it is back in line; None: it has not left yet.
+    """
+
+    error: KlingError | None = None
 
 
 @attrs.frozen(kw_only=True)
 class Submitted(Event):
-    """Kling acknowledged it.
+    """It exists at Kling: by the answer to its submit, or by a look-up or a callback where that was lost.
+
+    Of each checked request that comes to exist it is told once, before its end. Its two figures together are
+    all the time from the line to here.
 
     Attributes:
         model_name: the model.
-        slot_wait: seconds from when it was put in line to when it left with its slot.
-        upload: seconds from then to the acknowledgement: its turn to upload, the body on its way, Kling's
-            answer, and retries.
+        slot_wait: seconds from when it was put in line to when it first left with its slot. A submit that is
+            refused for want of one had none: its time counts, and so does the wait after it.
+        upload: seconds from then until it was known to exist: its turn to upload, the body on its way,
+            Kling's answer, retries; after a lost answer the look-ups, the quarantine and the second submit.
         retries: submits of it after the first.
     """
 
@@ -87,6 +99,22 @@ class Submitted(Event):
     slot_wait: float
     upload: float
     retries: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Ambiguous(Event):
+    """The answer to its submit was lost: a task may exist, and is looked for.
+
+    Then comes `Submitted`, when it is found, or `Retried`, when it is not. Where the provider cannot look up
+    it is not told: `Completed` tells at once that a task may exist.
+
+    Attributes:
+        error: how the answer was lost.
+        quarantine: seconds for which it is looked for, at most; then it is sent again.
+    """
+
+    error: KlingError
+    quarantine: float
 
 
 @attrs.frozen(kw_only=True)
@@ -106,7 +134,9 @@ class Polled(Event):
 
 @attrs.frozen(kw_only=True)
 class Retried(Event):
-    """A submit that by proof made nothing is tried again.
+    """A submit that made nothing is tried again: by proof, or by every look-up of its quarantine.
+
+    After a refusal for want of a slot it is back in line, which `Waiting` tells.
 
     Attributes:
         error: why.
@@ -126,7 +156,8 @@ class Completed(Event):
         error: why there is no video, if there is none.
         polls: how often it was asked for, by this run.
         generation: seconds from its creation to its last change by Kling's clock; None where Kling told none.
-        elapsed: seconds since its acknowledgement, or since it was attached to; None if it had none.
+        elapsed: seconds since its acknowledgement, `Submitted`; of a task attached to, since then, and of one
+            taken up from an earlier run, since that run's acknowledgement. None if it had none.
         model_name: the model; None of a task attached by its token.
         provider: who made it; None only in an event made by hand.
         detection_delay: seconds from its end at Kling until that was known here: *elapsed* less *generation*,
@@ -173,7 +204,8 @@ class Saved(Event):
     Attributes:
         path: the file.
         size: bytes.
-        elapsed: seconds from the call to the file, with the wait for its turn and for retries.
+        elapsed: seconds from the call of the download to the file, with the wait for its turn and for
+            retries; where a file was asked for with the task, that call is made when the task has succeeded.
         retries: attempts after the first.
     """
 
@@ -216,10 +248,11 @@ class Hooks:
     """The log and the user's hooks, told of each event in turn.
 
     Raises:
-        ConfigurationError: a hook is no function, or one that would have to be awaited.
+        ConfigurationError: *hooks* is no list, or a hook is no function or would have to be awaited.
     """
 
     def __init__(self, hooks: Sequence[Hook] = ()) -> None:
+        _require_list(hooks)
         for hook in hooks:
             _require_plain(hook)
         self._hooks = (log, *hooks)
@@ -241,6 +274,13 @@ class Hooks:
                     logger.exception("hook %r failed; further failures of it are not logged", hook)
 
 
+def _require_list(hooks: object) -> None:
+    if not isinstance(hooks, Iterable):
+        raise ConfigurationError(
+            f"hooks is a list of functions, and {type(hooks).__name__} is none", advice="write hooks=[hook]"
+        )
+
+
 def _require_plain(hook: object) -> None:
     if not callable(hook):
         raise ConfigurationError(f"a hook is called with each event, and {type(hook).__name__} cannot be")
@@ -257,7 +297,8 @@ def log(event: Event) -> None:
     """Write *event* to the logger ``kling_async``.
 
     INFO is what a user follows, also a generation that failed, for that is handed to him. WARNING is what
-    may cost money or patience: a retry, and an end that leaves open what Kling has. DEBUG is each poll.
+    may cost money or patience: a lost answer, a retry, and an end that leaves open what Kling has. DEBUG is
+    each poll.
     """
     if isinstance(event, Polled) and not logger.isEnabledFor(logging.DEBUG):
         return  # first, since nearly every event is one of these
@@ -265,10 +306,16 @@ def log(event: Event) -> None:
     match event:
         case Checked():
             logger.debug("%s: checked, in line for %s", name, event.model_name)
-        case Waiting():
+        case Waiting(error=None):
             logger.info("%s: waiting for a slot", name)
+        case Waiting(error=KlingError() as error):
+            logger.info("%s: waiting for a slot: %s", name, _said(error))
         case Submitted():
-            logger.info("%s: submitted as task %s (%s)", name, event.task_id, event.model_name)
+            task = event.task_id or event.external_task_id
+            logger.info("%s: submitted as task %s (%s)", name, task, event.model_name)
+        case Ambiguous():
+            what = "%s: the answer to its submit was lost, it is looked for during %.0f s: %s"
+            logger.warning(what, name, event.quarantine, _said(event.error))
         case Polled():
             logger.debug("%s: poll %d: %s", name, event.polls, event.error or event.status)
         case Retried():
@@ -282,9 +329,15 @@ def log(event: Event) -> None:
         case Detached():
             logger.info("%s: %s", name, event.error)
         case Saved():
-            logger.info("%s: saved %s (%d bytes)", name, event.path, event.size)
+            after = f" after {event.retries} retries" if event.retries else ""
+            logger.info("%s: saved %s (%d bytes)%s", name, event.path, event.size, after)
         case _:
             logger.debug("%r", event)
+
+
+def _said(error: KlingError) -> str:
+    """What happened, in one line, without money and advice: the request goes on by itself."""
+    return " ".join(error.what.split())[:500]
 
 
 _OPEN = frozenset({TaskStatus.MAY_EXIST, TaskStatus.LOST, TaskStatus.GIVEN_UP})

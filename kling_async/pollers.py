@@ -16,7 +16,7 @@ from kling_async.protocol.models import TaskStatus
 from kling_async.protocol.schedule import Polling, Schedule
 from kling_async.retries import poll_intervals
 from kling_async.sweeps import TAKEN_AT_ONCE, Kind, Sweeps
-from kling_async.trust import TIMELY, Hints, Trust
+from kling_async.trust import TIMELY, Hints, Trust, Trusts
 
 __all__ = ["Pollers"]
 
@@ -41,7 +41,7 @@ class Pollers:
         rng: jitter.
         keeper: told of what was seen.
         hooks: told of every poll.
-        trust: whether callbacks tell of ends.
+        trusts: whether callbacks tell of ends.
 
     Attributes:
         floor: seconds between two polls of a task at least.
@@ -57,14 +57,14 @@ class Pollers:
         rng: random.Random,
         keeper: Keeper,
         hooks: Hooks,
-        trust: Trust,
+        trusts: Trusts,
     ) -> None:
         self.floor = floor = max(api.provider.poll_floor, FLOOR) if polling.floor is None else polling.floor
         self._api = api
         self._polling = polling
         self._durations = Durations(polling, poll_intervals(polling), floor=floor, rng=rng)
         self._flights = flights
-        self._trust = trust
+        self._trusts = trusts
         self.hints = Hints(floor)
         self._held: dict[int, float] = {}  # until when the server does not want to be asked
         self._kinds: dict[str, Kind] = {}
@@ -128,11 +128,12 @@ class Pollers:
         if not flight.made_here:  # it may be older than we know, so its age says little
             wait = min(wait, self._polling.max_interval)
         due = seen_at + wait
-        return max(due, self._overdue_at(flight)) if self._trust.holds else due
+        return max(due, self._overdue_at(flight)) if self._trusts.any_hold else due
 
     def _overdue_at(self, flight: Flight) -> float:
         """When the callback of *flight* is overdue, where callbacks come; 0 if it will not, or did."""
-        told = self._trust.expects(flight) and not self.hints.is_open(flight)
+        trust = self._trusts.of(flight)
+        told = trust is not None and trust.holds and not self.hints.is_open(flight)
         late = self._durations.plan(flight.task_class).late if told else 0.0
         return (flight.acknowledged_at or 0.0) + late + TIMELY if late else 0.0
 
@@ -146,15 +147,16 @@ class Pollers:
         if at is not None and flight.due is not None and at < flight.due:  # else it is being polled
             self._set_due(flight, at, now, at_once=True)
 
-    def catch_up(self, since: float) -> None:
-        """Callbacks do not come, and may not have come since that time of the loop's clock."""
-        self._jobs.put_nowait((self._catch_up, since))
+    def catch_up(self, trust: Trust) -> None:
+        """Callbacks of that sort of tasks do not come, and may not have come since the last one."""
+        self._jobs.put_nowait((self._catch_up, trust))
 
-    async def _catch_up(self, since: float) -> None:
+    async def _catch_up(self, trust: Trust) -> None:
         for count, flight in enumerate(list(self._flights.values()), start=1):
-            if flight.due is not None and flight.acknowledged_at is not None and flight.made_here:
-                due = self._due(flight, max(since, flight.acknowledged_at))
-                if due < flight.due:
+            begun, was_due = flight.acknowledged_at, flight.due
+            if begun is not None and was_due is not None and self._trusts.of(flight) is trust:
+                due = self._due(flight, max(trust.since, begun))
+                if due < was_due:
                     self._set_due(flight, due, asyncio.get_running_loop().time())
             if count % MOVED_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -226,7 +228,7 @@ class Pollers:
         """Somebody is due: he is polled, alone or with all others who are due about now."""
         kind.timer = None
         now = asyncio.get_running_loop().time()
-        if self._trust.holds and not self._any_due(kind, now):
+        if self._trusts.any_hold and not self._any_due(kind, now):
             self._set_timer(kind)
         elif self._sweeps.may_begin(kind, now):
             kind.sweeping = True

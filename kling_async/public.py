@@ -3,6 +3,7 @@
 from kling_async.client import KlingClient, animate
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import (
+    Ambiguous,
     Checked,
     Completed,
     Detached,
@@ -78,6 +79,7 @@ __all__ = [
     "AccessKey",
     "AccountError",
     "AlreadyExistsError",
+    "Ambiguous",
     "AuthenticationError",
     "BudgetError",
     "CallbackError",

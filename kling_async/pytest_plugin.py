@@ -13,12 +13,17 @@ import pytest
 if TYPE_CHECKING:
     from kling_async import KlingClient, Provider
     from kling_async.simulator import Simulator
+    from kling_async.testing import SimulatorTransport
 
 __all__ = ["kling_client", "kling_simulator"]
 
 _FIXTURES = frozenset(__all__)
 _CLAIMS = ("asyncio", "anyio", "trio")
 """Marks by which other plugins take an async test for their own."""
+_DAY = 86_400.0
+"""Virtual seconds of one test at most: eight times the longest wait of a client, `Polling.give_up`."""
+_PATIENCE = 5.0
+"""Seconds of a generation in real time that go without saying."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,24 +48,22 @@ def kling_simulator(request: pytest.FixtureRequest) -> "Simulator":
         faults = Faults.parse(str(settings.pop("faults", "")))  # a script of its own for each test
         return Simulator(faults=faults, **settings)
     except ValueError as error:
-        raise _failure(str(error.args[0])) from None
+        raise _failure(str(error)) from None
 
 
 @pytest.fixture
 def kling_client(request: pytest.FixtureRequest, kling_simulator: "Simulator") -> Iterator["KlingClient"]:
     """A `kling_async.KlingClient` with the key ``sim-key``, whose provider is `kling_simulator`.
 
-    In virtual time it is as in production; on another loop it polls within milliseconds.
+    In virtual time it is as in production; on another loop it polls within milliseconds, and a generation
+    of more than 5 s is worth a warning.
     """
     import random
 
-    from kling_async import APIKey, KlingClient, Polling, Retries
-    from kling_async.testing import SimulatorTransport
+    from kling_async import APIKey, KlingClient
+    from kling_async.testing import QUICK_POLLING, QUICK_RETRIES, SimulatorTransport
 
-    quick: dict[str, Any] = {
-        "polling": Polling(aim=None, factor=0.001, floor=0.001, jitter=0),
-        "retries": Retries(factor=0.001, max_value=0.1, quarantine=0.1),
-    }
+    quick: dict[str, Any] = {"polling": QUICK_POLLING, "retries": QUICK_RETRIES}
     transport = SimulatorTransport(kling_simulator)
     client = KlingClient(
         APIKey("sim-key"),
@@ -72,6 +75,7 @@ def kling_client(request: pytest.FixtureRequest, kling_simulator: "Simulator") -
     )
     yield client
     _close(client)
+    _warn_of_real_time(request.node, transport)
 
 
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
@@ -86,7 +90,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     wanted = inspect.signature(pyfuncitem.obj).parameters
     arguments = {name: value for name, value in pyfuncitem.funcargs.items() if name in wanted}
     try:
-        with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(limit=_DAY)) as runner:
             runner.run(pyfuncitem.obj(**arguments))
     except DeadlockError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None  # its traceback is the loop's
@@ -124,6 +128,28 @@ def _marked(item: pytest.Item) -> dict[str, Any]:
 
 def _failure(what: str) -> BaseException:
     return pytest.fail.Exception(f"@pytest.mark.kling: {what}", pytrace=False)
+
+
+def _warn_of_real_time(item: pytest.Item, transport: "SimulatorTransport") -> None:
+    """Say why a test of *item* was slow, and how it need not be.
+
+    Told afterwards, since only then it is known in which loop the client worked. pytest-asyncio is not given
+    ours unasked: its hook cannot abstain, so one here would take over every async test there is, and those
+    that open sockets would break.
+    """
+    from kling_async.testing import VirtualTimeLoop
+
+    loop, seconds = transport._loop, transport.simulator.seconds  # noqa: SLF001 - our own
+    longest = max(seconds) if isinstance(seconds, tuple) else seconds
+    if loop is None or isinstance(loop, VirtualTimeLoop) or callable(longest) or longest <= _PATIENCE:
+        return
+    item.warn(
+        pytest.PytestWarning(
+            f"kling_client: generations take {longest:g} s (`seconds`) of real time, as the event loop is "
+            "the test's own or another plugin's; set fewer, or let pytest-asyncio use VirtualTimeLoop by the "
+            "hook pytest_asyncio_loop_factories in conftest.py: see 'The clock' in docs/howto/testing.md"
+        )
+    )
 
 
 def _provider(face: str) -> "Provider":

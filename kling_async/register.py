@@ -87,6 +87,11 @@ class Register:
         self._keep_settled(flight)
         del self.live[flight.order]
 
+    def revived(self, flight: Flight) -> None:
+        """What was counted as failed did succeed."""
+        if flight.judged.status is TaskStatus.SUCCEED:
+            self.failed, self.succeeded = self.failed - 1, self.succeeded + 1
+
     def settled(self, external_task_id: str) -> Task | None:
         """How a task with a key ended before in this engine: the same key and request is the same task."""
         return self._settled.get(external_task_id)

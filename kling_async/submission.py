@@ -11,10 +11,12 @@ import random
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import attrs
+
 from kling_async.ambiguity import Resolver
 from kling_async.api import Api
 from kling_async.flight import Flight, Keeper
-from kling_async.instrumentation import Checked, Hooks, Retried, Submitted, Waiting
+from kling_async.instrumentation import Ambiguous, Checked, Hooks, Retried, Submitted, Waiting
 from kling_async.lines import Lines
 from kling_async.protocol import wire
 from kling_async.protocol.errors import (
@@ -38,6 +40,31 @@ LARGE = 64 * 1024
 """Bytes from which a body takes an upload place: what asyncio buffers anyway is no upload."""
 
 
+@attrs.define
+class _Spent:
+    """What a request has spent between the line and its acknowledgement, in seconds.
+
+    Attributes:
+        since: when the stretch that it is on began, by the loop's clock.
+        waits: whether it has no slot there; else it has one.
+        slot_wait: in stretches without a slot that are over.
+        upload: in the others.
+    """
+
+    since: float
+    waits: bool = True
+    slot_wait: float = 0.0
+    upload: float = 0.0
+
+    def turn(self, now: float) -> None:
+        """It leaves with a slot, or is acknowledged."""
+        if self.waits:
+            self.slot_wait += now - self.since
+        else:
+            self.upload += now - self.since
+        self.since, self.waits = now, False
+
+
 class Submission:
     """Submits flights in order, each when it has its slot.
 
@@ -52,7 +79,7 @@ class Submission:
         max_uploads: bodies over 64 KiB on their way at once.
         retries: for what by proof made nothing.
         rng: jitter.
-        hooks: told of checked requests, waits, retries and acknowledgements.
+        hooks: told of checked requests, waits, lost answers and retries.
 
     Attributes:
         retries: submits after the first of each request.
@@ -78,7 +105,14 @@ class Submission:
         self._spawn = spawn
         self._keeper = keeper
         self._resolver = Resolver(
-            api, retries=retries, patience=patience, rng=rng, keeper=keeper, resend=self._resend, known=known
+            api,
+            retries=retries,
+            patience=patience,
+            rng=rng,
+            keeper=keeper,
+            lost=self._lost,
+            resend=self._resend,
+            known=known,
         )
         self._places = asyncio.Semaphore(max_uploads)
         self._retries = retries
@@ -87,6 +121,7 @@ class Submission:
         self._hooks = hooks
         self._posts: dict[Flight, asyncio.Task[None]] = {}
         self._calling: set[Flight] = set()
+        self._spent: dict[Flight, _Spent] = {}
         self._out = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -106,6 +141,29 @@ class Submission:
         self.lines.dispatch(flight.slot_key)
         if flight.in_line:
             self._hooks.tell(Waiting(**_names(flight)))
+
+    def proven(self, flight: Flight) -> Submitted | None:
+        """The task of *flight* exists, whoever says so; returns what is told of it, if that is new."""
+        spent = self._spent.pop(flight, None)
+        if spent is None and flight.in_line and flight.prepared is not None and flight.sent_at is None:
+            spent = _Spent(flight.taken_at)  # another process made it while it was in line here
+        self.lines.settle(flight)
+        if spent is None:
+            return None
+        spent.turn(asyncio.get_running_loop().time())
+        names = {**_names(flight), "task_id": flight.judged.task_id}
+        return Submitted(
+            model_name=flight.slot_key[1],
+            slot_wait=spent.slot_wait,
+            upload=spent.upload,
+            retries=flight.retries,
+            **names,
+        )
+
+    def landed(self, flight: Flight) -> None:
+        """*flight* is over: its slot is free."""
+        self._spent.pop(flight, None)
+        self.lines.release(flight)
 
     def resolve(self, flight: Flight, cause: KlingError) -> None:
         """Find out whether *flight*, whose answer was lost, was made. It holds a slot meanwhile."""
@@ -133,6 +191,10 @@ class Submission:
 
     def _send(self, flight: Flight) -> None:
         """*flight* has its slot."""
+        now = asyncio.get_running_loop().time()
+        # what an earlier run submitted has waited there, and its quarantine is no wait for a slot
+        began = flight.taken_at if flight.sent_at is None else now
+        self._spent.setdefault(flight, _Spent(began)).turn(now)
         self._out += 1
         self._quiet.clear()
         self._spawn(self._post(flight))
@@ -181,10 +243,6 @@ class Submission:
             self.lines.dispatch(flight.slot_key)
 
     async def _submit(self, flight: Flight) -> Task:
-        loop = asyncio.get_running_loop()
-        left_at = loop.time()
-        slot_wait = left_at - flight.taken_at
-
         def told(error: KlingError, wait: float) -> None:
             self._hooks.tell(Retried(error=error, wait=wait, **_names(flight)))
 
@@ -199,27 +257,17 @@ class Submission:
             on_retry=told,
         )
         try:
-            seen = await submit(flight)
+            return await submit(flight)
         except AlreadyExistsError:
             if self._api.provider.lookup == "no":
                 raise
-            seen = await self._adopt(flight)
+            return await self._adopt(flight)
         except InvalidRequestError:
             # a second attempt can be refused because of the first one, in words that we do not know
             found = None if flight.sent_at is None else await self._resolver.found(flight)
             if found is None:
                 raise
-            seen = found
-        self._hooks.tell(
-            Submitted(
-                model_name=flight.slot_key[1],
-                slot_wait=slot_wait,
-                upload=loop.time() - left_at,
-                retries=flight.retries,
-                **{**_names(flight), "task_id": seen.task_id},
-            )
-        )
-        return seen
+            return found
 
     async def _attempt(self, flight: Flight) -> Task:
         request = flight.prepared
@@ -267,8 +315,16 @@ class Submission:
         flight.sent_at = self._api.clock()
         self._keeper.observe(flight, Task(None, flight.judged.external_task_id, TaskStatus.AMBIGUOUS))
 
-    def _resend(self, flight: Flight) -> None:
+    def _lost(self, flight: Flight, cause: KlingError, left: float) -> None:
+        """*flight* is looked for from now on, *left* seconds if need be."""
+        self._hooks.tell(Ambiguous(error=cause, quarantine=left, **_names(flight)))
+
+    def _resend(self, flight: Flight, cause: KlingError) -> None:
         """By look-ups there is no task: *flight* goes to the head of its line, with the same id."""
+        if self._stopped is None:
+            error = copy.copy(cause)  # the lost answer's own left open what it meant
+            error.outcome, error.advice = Outcome.NOT_CREATED, ""
+            self._hooks.tell(Retried(error=error, wait=0.0, **_names(flight)))
         self.lines.rejoin(flight)
         self.lines.release(flight)
 
@@ -277,7 +333,11 @@ class Submission:
         if flight.waits:
             if flight.sent_at is None:  # else an earlier answer was lost
                 self._keeper.retract(flight)
+            if flight in self._spent:
+                self._spent[flight].waits = True  # what it left with was no slot
             self.lines.rejoin(flight)
+            if flight.in_line:
+                self._hooks.tell(Waiting(error=error, **_names(flight)))
         else:
             self._ended(flight, error)
 

@@ -4,28 +4,46 @@ Needs no pytest; `kling_async.pytest_plugin` makes fixtures of it.
 """
 
 import asyncio
+import math
 import selectors
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 import aiohttp
 import attrs
 from multidict import CIMultiDict
 
 from kling_async.protocol.errors import ConnectError, ResponseLostError
+from kling_async.protocol.schedule import Polling
 from kling_async.protocol.wire import Request, Response
+from kling_async.retries import Retries
 from kling_async.typing import Body, WallClock
 
 if TYPE_CHECKING:
     from kling_async.simulator import Made, Reply, Simulator
 
-__all__ = ["DeadlockError", "SimulatorTransport", "VirtualTimeLoop", "assert_made_once"]
+__all__ = [
+    "QUICK_POLLING",
+    "QUICK_RETRIES",
+    "DeadlockError",
+    "SimulatorTransport",
+    "VirtualTimeLoop",
+    "assert_made_once",
+]
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+QUICK_POLLING: Final = Polling(aim=None, factor=0.001, floor=0.001, jitter=0)
+"""For a client of the simulator where time is real: it asks within milliseconds."""
+QUICK_RETRIES: Final = Retries(factor=0.001, max_value=0.1, quarantine=0.1)
+"""The same for what is tried again.
+
+So short a quarantine is for the simulator, which lags only where a fault says so; at Kling it can pay twice.
+"""
 
 
 @attrs.define(eq=False)
@@ -166,7 +184,7 @@ async def _received(reply: "Reply") -> bytes:
 
 
 class DeadlockError(AssertionError):
-    """Everything waits, and nothing that could end a wait is on its way."""
+    """Everything waits, and nothing that could end a wait is on its way; or it waits longer than it may."""
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -177,14 +195,22 @@ class _JumpingSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
         if ready or timeout == 0:
+            self.loop.advance(0.0)
             return ready
         if self.loop.threads_out:
             return super().select(None)  # a finished thread writes to the loop's own socket
         if timeout is None:
-            waiting = "\n".join(sorted(map(repr, asyncio.all_tasks(self.loop))))
-            raise DeadlockError(f"nothing will ever happen; these wait:\n{waiting}")
+            raise DeadlockError(f"nothing will ever happen; these wait:\n{self._waiting()}")
+        limit = self.loop.limit
+        if self.loop.time() + timeout > limit:
+            self.loop.limit = 2 * limit  # so that what cleans up may wait too
+            what = f"{limit:g} s of virtual time are over (the loop's `limit`); these wait"
+            raise DeadlockError(f"{what}:\n{self._waiting()}")
         self.loop.advance(timeout)
         return []
+
+    def _waiting(self) -> str:
+        return "\n".join(sorted(map(repr, asyncio.all_tasks(self.loop))))
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -193,9 +219,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     It is asyncio's loop in all else: ``asyncio.Runner(loop_factory=VirtualTimeLoop)``. Where everything waits
     for ever it raises `DeadlockError` at once. Threads are real: while one is at work for the loop, its clock
     stands still. Sockets and processes do not belong here: what they will bring is not on its clock.
+
+    Attributes:
+        limit: the virtual second past which the clock does not go: it raises `DeadlockError`. An endless
+            ticker (``while True: await asyncio.sleep(1)``) would hide a deadlock for ever. May be changed
+            while the loop runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
         selector = _JumpingSelector()
         selector.loop = self
         self.threads_out = 0
@@ -208,8 +240,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock."""
+        """Move the clock.
+
+        After three months a float of seconds has no nanosecond left, by which asyncio tells what is due: from
+        then on it moves a little further, never nowhere.
+        """
         self._now += seconds
+        if math.ulp(self._now) > 1e-9:
+            self._now = math.nextafter(self._now, math.inf)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts

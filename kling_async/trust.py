@@ -2,51 +2,76 @@
 
 import attrs
 
-from kling_async.flight import Flight
+from kling_async.flight import Flight, SlotKey
 
-__all__ = ["TIMELY", "Hints", "Trust"]
+__all__ = ["TIMELY", "Hints", "Trust", "Trusts"]
 
 TIMELY = 2.0
 """Seconds after an end within which its callback comes if it is of use: later, polling alone is as quick."""
 ENOUGH = 5
-"""Timely callbacks in a row from which on polling rests on them: where half of them are lost, five in a row
-come once in 32 ends."""
+"""Timely callbacks in a row from which on polling rests on them."""
+ENOUGH_AGAIN = 20
+"""The same once one did not come: where one in ten is lost, twenty in a row come once in eight times."""
 POLLS = 2
 """Polls that a hint is worth: the first may ask before the reader knows what the callback's writer knew."""
 
 
+@attrs.define
 class Trust:
-    """Whether ends are told by callbacks.
-
-    Args:
-        expected: whether all tasks submitted here ask for callbacks; else those whose request says so.
+    """Whether the ends of one sort of tasks are told by callbacks.
 
     Attributes:
         holds: polling may rest on callbacks.
         since: when the last timely callback came, seconds of the loop's clock.
     """
 
-    def __init__(self, *, expected: bool) -> None:
-        self._expected = expected
-        self._in_a_row = 0
-        self.holds = False
-        self.since = 0.0
-
-    def expects(self, flight: Flight) -> bool:
-        """Whether the end of *flight* is to be told: it was submitted here, with a ``callback_url``."""
-        own = flight.request is not None and flight.request.callback_url is not None
-        return flight.made_here and (self._expected or own)
+    holds: bool = False
+    since: float = 0.0
+    _in_a_row: int = 0
+    _enough: int = ENOUGH
 
     def came(self, now: float) -> None:
         """An end was told in time."""
         self._in_a_row += 1
-        self.holds = self._in_a_row >= ENOUGH
+        self.holds = self._in_a_row >= self._enough
         self.since = now
 
     def missed(self) -> bool:
         """An end was not told in time; whether that is new."""
-        held, self.holds, self._in_a_row = self.holds, False, 0
+        held, self.holds = self.holds, False
+        self._in_a_row, self._enough = 0, ENOUGH_AGAIN
         return held
+
+
+class Trusts:
+    """What is known of callbacks, for each model and kind by itself: some may be told of, and others not.
+
+    Args:
+        expected: whether all tasks submitted here ask for callbacks; else those whose request says so, which
+            are apart in any case, for their callbacks may go elsewhere.
+
+    Attributes:
+        expected: as given.
+    """
+
+    def __init__(self, *, expected: bool) -> None:
+        self.expected = expected
+        self._trusts: dict[tuple[SlotKey, bool], Trust] = {}
+
+    @property
+    def any_hold(self) -> bool:
+        """Whether polling may rest on callbacks at all."""
+        return bool(self._trusts) and any(trust.holds for trust in self._trusts.values())
+
+    def of(self, flight: Flight) -> Trust | None:
+        """What is known of tasks like *flight*; None: nobody is to tell of it.
+
+        It is to be told of if it was submitted here, with a ``callback_url``.
+        """
+        own = flight.request is not None and flight.request.callback_url is not None
+        if not flight.made_here or not (self.expected or own):
+            return None
+        return self._trusts.setdefault((flight.slot_key, own), Trust())
 
 
 @attrs.define

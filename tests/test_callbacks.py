@@ -394,9 +394,11 @@ def test_signed_callback_revives_what_may_exist(world, tmp_path):
             await asyncio.sleep(300)
             assert handle.status is TaskStatus.MAY_EXIST
             token = handle.token
+            assert kling.observe(callback(here.ledger.made[0], videos=(), number="0"))
             assert kling.observe(callback(here.ledger.made[0]))
             await asyncio.sleep(1)  # until it is durable
             assert (await handle.result()).videos == (VIDEO,)
+            assert (kling.statistics().succeeded, kling.statistics().failed) == (1, 0)
             with pytest.raises(RequestError, match="it was made"):
                 await kling.resubmit(token)
         async with here.client(journal=tmp_path / "journal.sqlite") as later:
@@ -413,7 +415,7 @@ def test_signed_callback_of_what_was_given_up(world, caplog):
     """Nobody waits for it any more: the log tells, once, that there is a video."""
 
     async def main():
-        async with here.client(polling=Polling(aim=None, give_up=50)) as kling:
+        async with here.client(callback_url=URL, polling=Polling(aim=None, give_up=50)) as kling:
             handle = await kling.submit(here.request())
             await asyncio.sleep(60)
             assert handle.status is TaskStatus.GIVEN_UP
@@ -533,7 +535,7 @@ def test_silence_is_noticed_by_the_first_overdue_task(world, caplog):
 
     here, there = world(parallel=4), world(parallel=4)
     virtual_time.run(main())
-    assert caplog.text.count("a callback did not come") == 1
+    assert caplog.text.count("did not come") == 1
 
 
 def test_forged_hints_build_no_trust(world):
@@ -575,6 +577,58 @@ def test_made_up_ends_keep_no_trust_where_kling_signs(world):
 def kling_trusts(delays):
     """Whether the last were found only when a callback was overdue."""
     return min(delays[-5:]) > 2.6
+
+
+def test_each_model_is_trusted_by_itself(world):
+    """One model is told of and the other never is: its tasks are found as without callbacks."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL) as kling:
+
+            async def one(number):
+                model = "kling-v3" if number % 5 == 0 else "kling-v2-6"
+                handle = await kling.submit(here.request(str(number), model_name=model))
+                made = next(each for each in here.ledger.made if each.task_id == handle.task_id)
+                await asyncio.sleep(made.ended - here.now())
+                if model == "kling-v2-6":
+                    kling.observe(callback(made, number=made.task_id))
+                await handle.result()
+                delays[model].append(here.now() - made.ended)
+
+            for start in range(0, 300, 5):
+                await asyncio.gather(*(one(number) for number in range(start, start + 5)))
+
+    draw = random.Random(3)
+    delays: dict[str, list[float]] = {"kling-v3": [], "kling-v2-6": []}
+    here = world(seconds=lambda _: draw.uniform(60, 120))
+    virtual_time.run(main())
+    assert max(delays["kling-v2-6"]) == 0
+    assert max(delays["kling-v3"][20:]) < 9
+
+
+def test_requests_told_of_elsewhere_are_apart(world, caplog):
+    """Some requests have a callback_url of another system: that nothing comes here of those says nothing."""
+
+    async def main():
+        async with here.client(polling=Polling(jitter=0), callback_url=URL) as kling:
+            for number in range(120):
+                own = {"callback_url": "https://elsewhere.example.org/"} if number % 10 == 9 else {}
+                handle = await kling.submit(here.request(str(number), **own))
+                made = here.ledger.made[-1]
+                await asyncio.sleep(made.ended - here.now())
+                if not own:
+                    kling.observe(callback(made, number=made.task_id))
+                await handle.result()
+                delays[bool(own)].append(here.now() - made.ended)
+
+    draw = random.Random(3)
+    delays: dict[bool, list[float]] = {True: [], False: []}
+    here = world(seconds=lambda _: draw.uniform(60, 120))
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(main())
+    assert max(delays[False]) == 0
+    assert max(delays[True][2:]) < 9
+    assert "did not come" not in caplog.text
 
 
 def test_callback_that_a_poll_overtook_is_no_lost_one(world, caplog):

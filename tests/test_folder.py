@@ -93,6 +93,24 @@ def test_restarts_amid_tasks_are_bounded(world, tmp_path):
     assert set(made(here).values()) == {1}
 
 
+def test_journal_that_was_deleted_and_made_anew(world, tmp_path):
+    """A sibling is read by its name: what the new file there knows counts, not what the old one knew."""
+
+    async def main():
+        async with here.client(provider=BLIND, journal=tmp_path) as kling:
+            for name in ("cat", "dog"):
+                async with here.client(provider=BLIND, journal=tmp_path) as sibling:
+                    await sibling.submit(here.request(name), key=name)
+                    again = await kling.submit(here.request(name), key=name)
+                    assert again.status is TaskStatus.SUBMITTED
+                for path in tmp_path.glob("*-2.sqlite*"):
+                    path.unlink()
+
+    here = world()
+    virtual_time.run(main())
+    assert made(here) == {"cat": 1, "dog": 1}
+
+
 def test_workers_side_by_side(world, tmp_path):
     """Two clients share a folder: each takes a journal of its own, whichever is free, and keys are keys."""
 

@@ -1,6 +1,7 @@
 """Who is told of events, what they say to the second, and what the log says of them."""
 
 import asyncio
+import contextlib
 import contextvars
 import doctest
 import functools
@@ -18,6 +19,7 @@ import virtual_time
 
 from kling_async import (
     KLING,
+    Ambiguous,
     APIKey,
     Checked,
     Completed,
@@ -29,6 +31,7 @@ from kling_async import (
     KlingClient,
     KlingError,
     MultiImageToVideo,
+    Outcome,
     Polled,
     Polling,
     RequestError,
@@ -38,6 +41,7 @@ from kling_async import (
     Saved,
     Statistics,
     Submitted,
+    Task,
     TaskFailedError,
     TaskStatus,
     Waiting,
@@ -132,6 +136,14 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused(hook: Any, said: str):
     assert hook == "watch" or "asyncio.Queue" in caught.value.advice
 
 
+@pytest.mark.parametrize("hooks", [print, _awaited, None, 7])
+def test_hooks_that_are_no_list_are_refused(hooks: Any):
+    """One hook in place of a list of them: when the client is made, with what to write."""
+    with pytest.raises(ConfigurationError, match="hooks is a list of functions") as caught:
+        KlingClient(APIKey("sim-key"), hooks=hooks)
+    assert "hooks=[hook]" in caught.value.advice
+
+
 # The log
 
 
@@ -144,6 +156,12 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused(hook: Any, said: str):
             "checked, in line for m",
         ),
         (Waiting(**NAMES), "INFO", "waiting for a slot"),
+        (Waiting(**NAMES, error=KlingError("full\nup")), "INFO", "waiting for a slot: full up"),
+        (
+            Ambiguous(**NAMES, error=ResponseLostError("gone"), quarantine=90),
+            "WARNING",
+            "the answer to its submit was lost, it is looked for during 90 s: gone",
+        ),
         (Submitted(**NAMES, model_name="m", slot_wait=0, upload=0), "INFO", "submitted as task 7 (m)"),
         (POLLED, "DEBUG", "poll 3: processing"),
         (Retried(**NAMES, error=KlingError("no"), wait=2), "WARNING", "trying again in 2.0 s: no; nothing"),
@@ -159,6 +177,7 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused(hook: Any, said: str):
             "closed",
         ),
         (attrs.evolve(SAVED, key="a"), "INFO", "saved 7.mp4 (5 bytes)"),
+        (attrs.evolve(SAVED, key="a", retries=2), "INFO", "saved 7.mp4 (5 bytes) after 2 retries"),
     ],
 )
 def test_each_event_has_its_line(event: Event, level: str, said: str, caplog: pytest.LogCaptureFixture):
@@ -175,7 +194,7 @@ def test_each_event_has_its_line(event: Event, level: str, said: str, caplog: py
 
 
 def test_each_request_is_logged_at_debug_alone(world: Any, caplog: pytest.LogCaptureFixture):
-    """Method, path, status or what failed, milliseconds, bytes of the body; never a query."""
+    """Method, path, status or what failed, milliseconds; of a submit its name and bytes; never a query."""
     broken = iter([ResponseLostError("gone")])
 
     async def tamper(request: Any, send: Any) -> Response:
@@ -194,10 +213,11 @@ def test_each_request_is_logged_at_debug_alone(world: Any, caplog: pytest.LogCap
 
     here = world(latency=0.5, seconds=15.0, tamper=tamper)
     create, lost, *_, last = virtual_time.run(main(logging.DEBUG))
-    assert re.fullmatch(r"POST /v1/videos/image2video: 200, 500 ms, [1-9]\d\d bytes of body", create)
+    name = here.ledger.made[0].external_task_id
+    assert re.fullmatch(rf"POST /v1/videos/image2video of {name}: 200, 500 ms, sent [1-9]\d\d bytes", create)
     path = r"GET /v1/videos/image2video/\d+"
-    assert re.fullmatch(rf"{path}: ResponseLostError, 1250 ms, 0 bytes of body", lost)
-    assert re.fullmatch(rf"{path}: 200, 500 ms, 0 bytes of body", last)
+    assert re.fullmatch(rf"{path}: ResponseLostError, 1250 ms", lost)
+    assert re.fullmatch(rf"{path}: 200, 500 ms", last)
     assert not [text for text in caplog.messages if "secret wish" in text]
     assert virtual_time.run(main(logging.INFO)) == []
 
@@ -308,7 +328,7 @@ def test_the_delay_of_a_task_of_unknown_age_is_unknown(world: Any):
 
 
 def test_retries_are_submits_after_the_first(world: Any):
-    """Two connections fail, then there is no slot, then it goes: three retries, of which two are told."""
+    """Two connections fail, then there is no slot, then it goes: three retries, two of them `Retried`."""
     events: list[Event] = []
     answers: Any = iter(["connect", "connect", "full"])
 
@@ -331,6 +351,8 @@ def test_retries_are_submits_after_the_first(world: Any):
     statistics = virtual_time.run(main())
     assert [each.retries for each in of(events, Submitted, Completed)] == [3, 3]
     assert len(of(events, Retried)) == 2
+    [waiting] = of(events, Waiting)
+    assert "no slot" in waiting.error.what
     assert (statistics.retries, len(here.times("POST"))) == (3, 4)
 
 
@@ -375,6 +397,314 @@ def test_a_saved_video_is_told_and_counted(
     assert shown
     logged = "".join(f"{each.levelname} {each.getMessage()}\n" for each in caplog.records)
     assert doctest.OutputChecker().check_output(shown[1], logged.replace("\\", "/"), doctest.ELLIPSIS), logged
+
+
+# A lost answer, and no slot
+
+AT_ONCE = Retries(attempts=3, factor=1e-9, max_value=1e-9)
+"""Retries whose waits are nothing."""
+NO_SLOT = Response(429, {}, b'{"code": 1303, "message": "parallel task over resource pack limit"}')
+
+
+def course(events: list[Event]) -> list[str]:
+    """What is told of tasks, without polls."""
+    return [type(each).__name__ for each in events if not isinstance(each, Polled)]
+
+
+def posts(*answers: Any) -> Any:
+    """Answers the n-th POST in the network's place: a response, an error, or an error and what it made."""
+    left = iter(answers)
+
+    async def tamper(request: Any, send: Any) -> Response:
+        answer = next(left, None) if request.method == "POST" else None
+        if answer is None:
+            return await send()
+        if isinstance(answer, Response):
+            return answer
+        if answer == "made":
+            await send()
+        raise ResponseLostError("gone")
+
+    return tamper
+
+
+async def one_run(here: Any, events: list[Event], **options: Any) -> None:
+    """One request from its submit to its end, whatever that is."""
+    async with here.client(hooks=[events.append], retries=AT_ONCE, **options) as kling:
+        with contextlib.suppress(KlingError):
+            await kling.run(here.request(), key="order")
+
+
+def test_a_lost_answer_is_told_and_so_is_the_second_submit(world: Any, caplog: pytest.LogCaptureFixture):
+    """Made by nobody: ambiguous at once, sent again after 90 s, which count as upload; all at WARNING."""
+    events: list[Event] = []
+    here = world(tamper=posts("lost"), latency=1.0)
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(one_run(here, events))
+    assert course(events) == ["Checked", "Ambiguous", "Retried", "Submitted", "Completed"]
+    [ambiguous], [retried], [submitted] = of(events, Ambiguous), of(events, Retried), of(events, Submitted)
+    assert (ambiguous.error.what, ambiguous.quarantine) == ("gone", 90)
+    assert (retried.error.what, retried.error.outcome, retried.wait) == ("gone", Outcome.NOT_CREATED, 0)
+    assert ambiguous.error.outcome is Outcome.MAY_EXIST
+    sent, again = here.times("POST")
+    assert (submitted.slot_wait, submitted.upload, submitted.retries) == (0, again + 1, 1)
+    assert again >= sent + 90
+    lost, resent = caplog.messages
+    assert lost == "order: the answer to its submit was lost, it is looked for during 90 s: gone"
+    assert resent == "order: trying again in 0.0 s: gone; nothing was paid"
+
+
+def test_a_task_found_by_a_look_up_is_submitted(world: Any):
+    """The first look finds it a second later: one Submitted, with its id, before the end."""
+    events: list[Event] = []
+    here = world(tamper=posts("made"), latency=1.0)
+    virtual_time.run(one_run(here, events))
+    assert course(events) == ["Checked", "Ambiguous", "Submitted", "Completed"]
+    [submitted] = of(events, Submitted)
+    assert submitted.task_id == here.ledger.made[0].task_id
+    assert (submitted.slot_wait, submitted.upload, submitted.retries) == (0, 2, 0)
+
+
+def test_without_look_up_a_lost_answer_is_its_end(world: Any, caplog: pytest.LogCaptureFixture):
+    """Nothing is looked for, so the end alone tells that a task may exist, in the one warning."""
+    events: list[Event] = []
+    here = world(tamper=posts("made"))
+    with caplog.at_level(logging.WARNING, "kling_async"):
+        virtual_time.run(one_run(here, events, provider=attrs.evolve(KLING, lookup="no")))
+    assert course(events) == ["Checked", "Completed"]
+    assert [each.status for each in of(events, Completed)] == [TaskStatus.MAY_EXIST]
+    [warning] = caplog.messages
+    assert "may exist" in warning
+
+
+@pytest.mark.parametrize("status", [TaskStatus.PROCESSING, TaskStatus.SUCCEED])
+@pytest.mark.parametrize("answer", ["made", None])
+def test_a_task_proven_by_a_callback_is_submitted(world: Any, status: TaskStatus, answer: Any):
+    """While its POST is out or its answer is looked for: told then, once, and before its end."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with here.client(hooks=[events.append], retries=AT_ONCE) as kling:
+            handle = kling.submit_soon(here.request())
+            await asyncio.sleep(3)
+            made = here.ledger.made[0]
+            seen = Task(made.task_id, made.external_task_id, status)
+            handle._engine.observe(handle._flight, seen)
+            assert [each.upload for each in of(events, Submitted)] == [3]
+            await handle.result()
+            await asyncio.sleep(20)
+
+    here = world(tamper=posts(answer), latency=5.0 if answer is None else 2.0)
+    virtual_time.run(main())
+    told = ["Checked", "Submitted", "Completed"]
+    assert course(events) == (told if answer is None else [told[0], "Ambiguous", *told[1:]])
+
+
+def test_an_adopted_task_is_submitted(world: Any):
+    """Kling says that it exists: one Submitted, with the id of the task that was there."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with here.client() as first, here.client(hooks=[events.append]) as second:
+            await first.submit(here.request(), key="same")
+            await second.run(here.request(), key="same")
+
+    here = world()
+    virtual_time.run(main())
+    assert course(events) == ["Checked", "Submitted", "Completed"]
+    assert [each.task_id for each in of(events, Submitted)] == [here.ledger.made[0].task_id]
+
+
+def test_a_task_that_another_made_while_it_was_in_line_is_submitted(world: Any):
+    """Proven before it ever left: it waited all the time and uploaded nothing."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with here.client(max_in_flight=1, hooks=[events.append]) as kling:
+            kling.submit_soon(here.request("first"))
+            handle = kling.submit_soon(here.request("second"))
+            await asyncio.sleep(30)
+            handle._engine.acknowledge(handle._flight, Task("7", None, TaskStatus.SUCCEED))
+            await kling.aclose()
+
+    here = world()
+    virtual_time.run(main())
+    assert [(each.task_id, each.slot_wait, each.upload) for each in of(events, Submitted)][1:] == [
+        ("7", 30, 0)
+    ]
+    assert course(events)[-3:-1] == ["Submitted", "Completed"]
+
+
+def test_a_refusal_for_want_of_a_slot_is_waiting(world: Any, caplog: pytest.LogCaptureFixture):
+    """Each one is told with what Kling said, and its time and the wait after it count as slot_wait."""
+    events: list[Event] = []
+    here = world(tamper=posts(NO_SLOT, NO_SLOT), latency=1.0)
+    with caplog.at_level(logging.INFO, "kling_async"):
+        virtual_time.run(one_run(here, events))
+    assert course(events) == ["Checked", "Waiting", "Waiting", "Submitted", "Completed"]
+    assert {each.error.code for each in of(events, Waiting)} == {1303}
+    [submitted] = of(events, Submitted)
+    last = here.times("POST")[-1]
+    assert last > 1
+    assert (submitted.slot_wait, submitted.upload, submitted.retries) == (pytest.approx(last), 1, 2)
+    said = [each for each in caplog.messages if "waiting for a slot" in each]
+    assert len(said) == 2
+    assert all(re.match(r"order: waiting for a slot: .*parallel task over", each) for each in said)
+
+
+def test_a_refusal_after_a_lost_answer_is_waiting_too(world: Any):
+    """Lost, looked for, refused, made: the quarantine is upload, what follows the refused submit a wait."""
+    events: list[Event] = []
+    here = world(tamper=posts("lost", NO_SLOT))
+    virtual_time.run(one_run(here, events))
+    assert course(events) == ["Checked", "Ambiguous", "Retried", "Waiting", "Submitted", "Completed"]
+    [submitted] = of(events, Submitted)
+    _, again, last = here.times("POST")
+    assert last > again
+    assert (submitted.slot_wait, submitted.upload) == (pytest.approx(last - again), pytest.approx(again))
+
+
+def test_a_refusal_of_who_does_not_wait_is_an_end(world: Any):
+    """``wait=False``: it is not in line again, so nothing says that it waits."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with here.client(hooks=[events.append]) as kling:
+            with pytest.raises(KlingError, match="parallel"):
+                await kling.submit(here.request(), wait=False)
+
+    here = world(tamper=posts(NO_SLOT))
+    virtual_time.run(main())
+    assert course(events) == ["Checked", "Completed"]
+
+
+async def interrupted(here: Any, journal: Path) -> None:
+    """A run that is closed 20 s after it lost an answer."""
+    async with here.client(journal=journal) as kling:
+        kling.submit_soon(here.request(), key="order")
+        await asyncio.sleep(20)
+
+
+def test_an_interrupted_submit_of_an_earlier_run_is_told_of(world: Any, tmp_path: Path):
+    """Closed while it was looked for; the next run looks on, and says so: it was not checked there."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        await interrupted(here, tmp_path / "journal.db")
+        async with here.client(journal=tmp_path / "journal.db", hooks=[events.append]) as kling:
+            await kling.run(here.request(), key="order")
+
+    here = world(tamper=posts("lost"))
+    virtual_time.run(main())
+    assert course(events) == ["Ambiguous", "Retried", "Submitted", "Completed"]
+    assert [each.quarantine for each in of(events, Ambiguous)] == [70]
+    assert [each.slot_wait for each in of(events, Submitted)] == [0]
+
+
+def test_a_quarantine_that_is_over_has_no_seconds_left(world: Any, tmp_path: Path):
+    """The next run comes later than that: it looks once, and nobody wants it any more."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        await interrupted(here, tmp_path / "journal.db")
+        await asyncio.sleep(200)
+        async with here.client(journal=tmp_path / "journal.db", hooks=[events.append]):
+            await asyncio.sleep(1)
+
+    here = world(tamper=posts("lost"))
+    virtual_time.run(main())
+    assert course(events) == ["Ambiguous", "Completed"]
+    assert [each.quarantine for each in of(events, Ambiguous)] == [0]
+
+
+def test_an_interrupted_submit_that_was_made_is_not_submitted_here(world: Any, tmp_path: Path):
+    """Proven as it waits to be sent again: the submit was the earlier run's, so only the end is told."""
+    events: list[Event] = []
+    pause = Response(429, {"retry-after": "50"}, b'{"code": 1302, "message": "slowly"}')
+
+    async def main() -> None:
+        await interrupted(here, tmp_path / "journal.db")
+        async with here.client(journal=tmp_path / "journal.db", hooks=[events.append]) as kling:
+            handle = kling.submit_soon(here.request(), key="order")
+            await asyncio.sleep(65)
+            kling.submit_soon(here.request("other"), key="other")
+            await asyncio.sleep(10)
+            assert kling.statistics().waiting == 2
+            handle._engine.acknowledge(handle._flight, Task("7", None, TaskStatus.SUCCEED))
+            await handle.result()
+
+    here = world(tamper=posts("lost", pause))
+    virtual_time.run(main())
+    assert course([each for each in events if each.key == "order"]) == ["Ambiguous", "Retried", "Completed"]
+
+
+def test_who_closes_is_not_told_of_what_will_not_be(world: Any):
+    """While it drains, what was not found or gets no slot is refused: neither sent again nor in line."""
+    events: list[Event] = []
+
+    async def main(wait: float, drain: float) -> list[str]:
+        events.clear()
+        async with here.client(hooks=[events.append], retries=AT_ONCE) as kling:
+            kling.submit_soon(here.request())
+            await asyncio.sleep(wait)
+            await kling.aclose(drain=drain)
+        return course(events)
+
+    here = world(tamper=posts("lost"))
+    assert virtual_time.run(main(20, 200)) == ["Checked", "Ambiguous", "Completed"]
+    assert [each.status for each in of(events, Completed)] == [TaskStatus.REFUSED]
+    here = world(tamper=posts(NO_SLOT), latency=5.0)
+    here.tamper = slowly(here.tamper)
+    assert virtual_time.run(main(2, 0)) == ["Checked", "Completed"]
+
+
+def slowly(tamper: Any) -> Any:
+    """*tamper*, after five seconds."""
+
+    async def after(request: Any, send: Any) -> Response:
+        await asyncio.sleep(5)
+        return await tamper(request, send)
+
+    return after
+
+
+def test_a_lost_answer_of_a_proven_task_is_no_news(world: Any):
+    """A callback was faster: that the answer then fails to come, or is a refusal, nobody needs to know."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with here.client(hooks=[events.append], retries=AT_ONCE) as kling:
+            handle = kling.submit_soon(here.request())
+            await asyncio.sleep(2)
+            handle._engine.acknowledge(handle._flight, Task("7", None, TaskStatus.PROCESSING))
+            await asyncio.sleep(5)
+            handle._engine.observe(handle._flight, Task("7", None, TaskStatus.SUCCEED))
+            await handle.result()
+
+    for answer in ("lost", NO_SLOT):
+        events.clear()
+        here = world(tamper=slowly(posts(answer)))
+        virtual_time.run(main())
+        assert course(events) == ["Checked", "Submitted", "Completed"]
+
+
+def test_what_a_submit_has_spent_is_kept_no_longer_than_it(world: Any):
+    """Made, refused, lost, withdrawn after a refusal: nothing of them is kept."""
+    events: list[Event] = []
+
+    async def main() -> None:
+        async with here.client(hooks=[events.append], retries=AT_ONCE) as kling:
+            handles = [kling.submit_soon(here.request(each)) for each in ("a", "b", "[policy]", "c")]
+            await asyncio.sleep(0.5)
+            waiting = [each for each in handles if each.withdraw()]
+            assert len(waiting) == 1
+            await asyncio.gather(*(each.result() for each in handles), return_exceptions=True)
+            assert handles[0]._engine.submission._spent == {}
+
+    here = world(tamper=posts("lost", "made", None, NO_SLOT))
+    virtual_time.run(main())
+    assert set(ends(events).values()) == {1}
+    assert len(of(events, Submitted)) == 2
 
 
 # From Checked to its one end
@@ -475,7 +805,7 @@ def test_the_same_key_is_told_of_once(world: Any):
 
     here = world()
     virtual_time.run(main())
-    assert [type(each) for each in events if not isinstance(each, Polled)] == [Checked, Submitted, Completed]
+    assert course(events) == ["Checked", "Submitted", "Completed"]
 
 
 def test_what_an_earlier_run_knew_is_not_checked(world: Any, tmp_path: Path):

@@ -138,6 +138,29 @@ def test_metrics_to_the_second(world: Any):
     assert duration.bucket_counts[-1] == 0, "videos take minutes, and have their buckets"
 
 
+def test_a_lost_answer_is_on_the_span_and_in_the_upload(world: Any):
+    """Sent again after 90 s: the span tells of doubt, retry, submit in turn; no wait for a slot."""
+    told = Telemetry()
+    lost = iter([True])
+
+    async def tamper(request: Any, send: Any) -> Response:
+        if request.method == "POST" and next(lost, False):
+            raise ResponseLostError("gone")
+        return await send()
+
+    async def main() -> None:
+        async with here.client(hooks=[told.hook]) as kling:
+            await kling.run(here.request())
+
+    here = world(tamper=tamper)
+    virtual_time.run(main())
+    [span] = told.spans()
+    assert [event.name.rpartition(".")[2] for event in span.events] == ["ambiguous", "retried", "submitted"]
+    assert (span.events[0].attributes or {})["error.type"] == "ResponseLostError"
+    assert told.points("kling_async.slot.wait_time") == [(COMMON, 0)]
+    assert told.points("kling_async.upload.duration") == [(COMMON, 90)]
+
+
 def test_an_error_is_told_by_its_class(world: Any):
     """A failed generation and a refusal: error.type on span and metrics, Kling's code, and no text."""
     told = Telemetry()

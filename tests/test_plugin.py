@@ -126,6 +126,14 @@ async def test_a_deadlock_ends(kling_client):
     await kling_client.submit(CAT)
     await asyncio.Event().wait()
 
+async def test_a_ticker_hides_no_deadlock(kling_client):
+    async def heartbeat():
+        while True:
+            await asyncio.sleep(1)
+    beating = asyncio.create_task(heartbeat())
+    await kling_client.submit(CAT)
+    await asyncio.Event().wait()
+
 async def test_paid_twice(kling_client, kling_simulator):
     await kling_client.run(CAT)
     await kling_client.run(CAT)
@@ -141,6 +149,10 @@ def test_a_setting_without_a_name(kling_simulator):
 
 @pytest.mark.kling(faults="create:lost")
 def test_a_fault_that_is_none(kling_simulator):
+    pass
+
+@pytest.mark.kling(seconds="abc")
+def test_a_setting_of_a_wrong_type(kling_client):
     pass
 
 @pytest.mark.kling(face="sora")
@@ -190,6 +202,7 @@ def plain(tmp_path_factory) -> Run:
 FAILING = {
     "test_a_failure_is_one",
     "test_a_deadlock_ends",
+    "test_a_ticker_hides_no_deadlock",
     "test_paid_twice",
     "test_of_somebody_else",
     "TestWithoutAsync::test_a_failure_inside",
@@ -199,6 +212,7 @@ WRONG = {
     "test_a_setting_without_a_name",
     "test_a_fault_that_is_none",
     "test_a_face_that_is_none",
+    "test_a_setting_of_a_wrong_type",
 }
 
 
@@ -221,7 +235,9 @@ def test_what_should_pass_passes(plain):
         r"no setting is called 'second'; known are access_keys, .*faults, .*seconds, ",
         r"@pytest.mark.kling: 7 is given without the name of a setting",
         r"@pytest.mark.kling: no fault is called 'lost'",
-        r"@pytest.mark.kling: 'face' must be in \('kling', 'cometapi'",
+        r"@pytest.mark.kling: face must be one of 'kling', 'cometapi', .*, not 'sora'",
+        r"\n@pytest.mark.kling: seconds must be seconds, a tuple .*, not 'abc'\n",
+        r"\n86400 s of virtual time .*; these wait:\n(<Task .*\n)*<Task .*test_a_ticker_hides_no_deadlock",
         r"E +AssertionError: 'a cat' was made 2 times by equal requests, after 0 s, \d+ s",
         r"E +2 tasks were made, not 1: 'a cat', 'a cat'",
         r">       assert task.units == \"wrong\"",
@@ -297,6 +313,24 @@ async def test_auto(made, kling_client):
     await kling_client.submit(CAT)
 """
 
+SLOW = """
+@pytest.mark.kling(seconds=600)
+async def test_slow(kling_client):
+    await kling_client.submit(CAT)
+
+@pytest.mark.kling(seconds=(0, 6))
+def test_slow_range(kling_client):
+    asyncio.run(kling_client.submit(CAT))
+
+@pytest.mark.kling(seconds=(0, 5))
+async def test_quick(kling_client):
+    await kling_client.submit(CAT)
+
+@pytest.mark.kling(seconds=600)
+async def test_unused(kling_client):
+    pass
+"""
+
 FACTORIES = """
 from kling_async.testing import VirtualTimeLoop
 
@@ -337,6 +371,19 @@ def test_in_the_auto_mode_of_pytest_asyncio(tmp_path):
     assert run.outcomes == {"test_auto": "passed", "test_virtual": "passed"}, run.text
 
 
+def test_long_generations_in_real_time_are_told(tmp_path):
+    """Where the loop is real and generations are long, a warning says why, and what to do."""
+    run = run_pytest(
+        tmp_path,
+        {"test_slow.py": HEAD + SLOW},
+        *("-p", "pytest_asyncio.plugin", "-o", "asyncio_mode=auto", "-W", "default"),
+        *("-o", "asyncio_default_fixture_loop_scope=function"),
+    )
+    assert set(run.outcomes.values()) == {"passed"}, run.text
+    told = re.findall(r"PytestWarning: kling_client: generations take (\d+) s .*VirtualTimeLoop", run.text)
+    assert sorted(told) == ["6", "600"], run.text
+
+
 def test_nothing_is_loaded_until_a_fixture_is_used(tmp_path):
     """In a suite that does not use the fixtures the plugin imports nothing; using one imports the rest."""
     run = run_pytest(
@@ -362,6 +409,19 @@ def test_the_plugin_is_found_by_itself():
     """Installing the package is all there is to do."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert project["entry-points"]["pytest11"] == {"kling_async": "kling_async.pytest_plugin"}
+
+
+@pytest.mark.parametrize("name", ["aiohttp_app.py", "fastapi_app.py"])
+def test_the_apps_of_the_documentation(tmp_path, monkeypatch, name):
+    """An app that makes its own client is tested with the fixture, and over a socket by its environment."""
+    if name == "fastapi_app.py":
+        pytest.importorskip("httpx", reason="FastAPI's test client needs it")
+    for variable in (each for each in os.environ if each.startswith(("KLING", "COMETAPI", "EZMODEL"))):
+        monkeypatch.delenv(variable)
+    text = (EXAMPLE.parent / name).read_text("utf-8")
+    # Starlette would rather have httpx2
+    run = run_pytest(tmp_path, {f"test_{name}": text}, "-W", "ignore:Using `httpx`")
+    assert run.outcomes == {"test_with_the_fixture": "passed", "test_over_a_socket": "passed"}, run.text
 
 
 def test_the_example_of_the_documentation(tmp_path):

@@ -1,16 +1,24 @@
 """What users test with, plugin or not: the simulator in memory, virtual time, and the judge of payments."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import virtual_time
 
-from kling_async import EZMODEL, APIKey, ImageToVideo, KlingClient, Retries
+from kling_async import EZMODEL, APIKey, ConfigurationError, ImageToVideo, KlingClient, Retries
 from kling_async.simulator import Faults, Simulator
 from kling_async.simulator.media import placeholder
-from kling_async.testing import DeadlockError, SimulatorTransport, VirtualTimeLoop, assert_made_once
+from kling_async.testing import (
+    QUICK_POLLING,
+    QUICK_RETRIES,
+    DeadlockError,
+    SimulatorTransport,
+    VirtualTimeLoop,
+    assert_made_once,
+)
 
 OnCallback = Callable[[Mapping[str, str], bytes], None] | None
 
@@ -121,6 +129,70 @@ def test_a_deadlock_names_who_waits():
         runner.run(forgotten())
 
 
+def test_a_ticker_beside_a_deadlock_ends_at_the_limit():
+    """Past its limit the loop raises, and names who waits; by default it has none."""
+
+    async def heartbeat() -> None:
+        for _ in itertools.count():
+            await asyncio.sleep(1)
+
+    async def forgotten() -> None:
+        beating = asyncio.create_task(heartbeat())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(5)  # what cleans up may still wait
+            beating.cancel()
+            cleaned.append(asyncio.get_running_loop().time())
+
+    cleaned = list[float]()
+    with (
+        pytest.raises(DeadlockError, match=r"(?s)60 s of virtual time.*forgotten.*heartbeat"),
+        asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(limit=60)) as runner,
+    ):
+        runner.run(forgotten())
+    assert cleaned == [65]
+    assert VirtualTimeLoop.__init__.__defaults__ == (float("inf"),)
+
+
+def test_the_limit_may_change_while_the_loop_runs():
+    """What takes as long as that on purpose says so."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        await asyncio.sleep(60)
+        loop.limit = 1e9
+        await asyncio.sleep(30 * 86_400)
+        return loop.time()
+
+    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(limit=60)) as runner:
+        assert runner.run(main()) == 60 + 30 * 86_400
+
+
+def test_without_asyncio_it_says_so():
+    """Where no event loop of asyncio runs, as under trio, a client says what it needs."""
+    kling = client_of(Simulator())
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        kling.submit_soon(request())
+    with pytest.raises(ConfigurationError, match="asyncio"):
+        kling.submit(request()).send(None)
+    asyncio.run(kling.aclose())
+
+
+def test_quick_clients_wait_for_nothing():
+    """On a real loop a client with the quick schedule is done at once, after a lost request too."""
+    simulator = Simulator(seconds=0, faults=Faults.parse("create:lost_reply_before times=1"))
+
+    async def main() -> None:
+        async with client_of(simulator, polling=QUICK_POLLING, retries=QUICK_RETRIES) as kling:
+            async with asyncio.timeout(4):
+                await kling.run(request())
+
+    asyncio.run(main())
+    assert_made_once(simulator, 1)
+
+
 LAGGING = "create:lost_reply_after times=1; create:duplicates; any:lookup_lag seconds=9"
 """A reply is lost, no look-up finds the task yet, and the same id is accepted again: a double payment."""
 
@@ -182,3 +254,16 @@ def test_what_is_not_made_once(simulator, count, message):
     """The prompt, how often, when and how it came about."""
     with pytest.raises(AssertionError, match=message):
         assert_made_once(simulator(), count)
+
+
+def test_clock_that_is_years_old():
+    """After ten years in seconds a float has no nanoseconds left: time goes on all the same."""
+
+    async def main():
+        await asyncio.sleep(10 * 365 * 86_400)
+        await asyncio.sleep(1)
+        await asyncio.wait_for(asyncio.sleep(0.1), 1)
+        return asyncio.get_running_loop().time()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        assert runner.run(main()) == pytest.approx(10 * 365 * 86_400 + 1.1)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kling_async.cli.screen import Screen, duration
-from kling_async.instrumentation import Completed, Event, Polled, Retried, Saved, Submitted
+from kling_async.instrumentation import Ambiguous, Completed, Event, Polled, Retried, Saved, Submitted
 
 __all__ = ["Progress", "Running"]
 
@@ -56,7 +56,7 @@ class Progress:
     unlisted: frozenset[str] = frozenset()
     begun: float = attrs.field(factory=time.monotonic)
     _times: list[float] = attrs.field(factory=list[float])
-    _retried: set[str] = attrs.field(factory=set[str])
+    _said: set[str] = attrs.field(factory=set[str])
 
     @property
     def elapsed(self) -> float:
@@ -75,13 +75,12 @@ class Progress:
         match event:
             case Polled() if item in self.running or item in self.unlisted:
                 return
-            case Polled():  # found by a look-up
+            case Polled():  # of an earlier run
                 self.running[item] = Running(name, event.task_id, time.monotonic())
             case Submitted():
                 self.running[item] = Running(name, event.task_id, time.monotonic())
-                self._say(
-                    f"{event.key}: submitted as task {task}" if event.key else f"submitted as task {task}"
-                )
+                line = f"submitted as task {task or item}"
+                self._say(f"{event.key}: {line}" if event.key else line)
             case Completed(error=None):
                 if event.elapsed is not None:
                     self._times.append(event.elapsed)
@@ -95,9 +94,10 @@ class Progress:
                 since = "" if one is None else f", {duration(time.monotonic() - one.since)} after its submit"
                 self._say(f"{name}: saved{since}")
                 self.saved += 1
-            case Retried(error=error) if error.what not in self._retried:
-                self._retried.add(error.what)  # an outage meets every item alike: told once
-                self.screen.say(f"{error.what}; trying again", "yellow")
+            case Ambiguous(error=error):
+                self._say_once(f"{error.what}; a task may exist and is looked for")
+            case Retried(error=error):
+                self._say_once(f"{error.what}; trying again")
             case _:
                 return
 
@@ -134,6 +134,12 @@ class Progress:
     def _say(self, line: str) -> None:
         if not self.screen.is_live:
             self.screen.say(line)
+
+    def _say_once(self, line: str) -> None:
+        """An outage meets every item alike."""
+        if line not in self._said:
+            self._said.add(line)
+            self.screen.say(line, "yellow")
 
     def _in_flight(self) -> list[Running]:
         # a copy at once: the drawing thread looks while the loop works

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from kling_async.instrumentation import (
+    Ambiguous,
     Checked,
     Completed,
     Detached,
@@ -82,8 +83,8 @@ class OpenTelemetry:
             )
 
         self._duration = seconds("gen_ai.client.operation.duration", "GenAI operation duration.")
-        self._slot_wait = seconds("kling_async.slot.wait_time", "From being in line to having a slot.")
-        self._upload = seconds("kling_async.upload.duration", "From having a slot to the acknowledgement.")
+        self._slot_wait = seconds("kling_async.slot.wait_time", "From being in line to leaving with a slot.")
+        self._upload = seconds("kling_async.upload.duration", "From then to the acknowledgement.")
         self._generation = seconds("kling_async.generation.duration", "Generation, by Kling's clock.")
         self._delay = seconds("kling_async.detection.delay", "From the end at Kling until it was known here.")
         self._download = seconds("kling_async.download.duration", "From the call to the file on disk.")
@@ -101,8 +102,10 @@ class OpenTelemetry:
                 self._checked(event)
             case Submitted():
                 self._submitted(event)
+            case Ambiguous():
+                self._delayed(event, "kling_async.task.ambiguous")
             case Retried():
-                self._retried(event)
+                self._delayed(event, "kling_async.task.retried")
             case Completed():
                 self._completed(event)
             case Detached():
@@ -139,10 +142,10 @@ class OpenTelemetry:
             one.span.set_attribute("kling_async.upload.duration", event.upload)
             one.span.add_event("kling_async.task.submitted")
 
-    def _retried(self, event: Retried) -> None:
+    def _delayed(self, event: Ambiguous | Retried, name: str) -> None:
         one = self._open.get(event.external_task_id or "")
         if one is not None:
-            one.span.add_event("kling_async.task.retried", {"error.type": type(event.error).__name__})
+            one.span.add_event(name, {"error.type": type(event.error).__name__})
 
     def _completed(self, event: Completed) -> None:
         one = self._open.pop(event.external_task_id or "", None)

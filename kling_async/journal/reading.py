@@ -1,6 +1,7 @@
 """A journal's file as it is read: also while another process writes to it, and without ever changing it."""
 
 import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -36,11 +37,17 @@ COLUMNS = tuple(field.name for field in attrs.fields(Record))
 
 
 class Reader:
-    """A connection that can change nothing, not even by folding the log into the file."""
+    """A connection that can change nothing, not even by folding the log into the file.
+
+    Attributes:
+        path: the file.
+        file: which file that was when it was opened, where that is to be known.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._columns: Sequence[str] = ()
+        self.file: os.stat_result | None = None
         uri = f"{path.absolute().as_uri()}?mode=ro"
         self._database = sqlite3.connect(uri, uri=True, timeout=BUSY)
 
@@ -63,10 +70,18 @@ class Reader:
                 if reader.pragma("application_id") != APPLICATION_ID:
                     raise fault(path, "is a SQLite file, but no journal of ours")
                 reader.learn_columns()
+                reader.file = path.stat()
             except (OSError, sqlite3.Error) as error:
                 raise explained(path, error) from error
             stack.pop_all()
         return reader
+
+    def is_current(self) -> bool:
+        """Whether the file of that name is still the one that is read."""
+        try:
+            return self.file is not None and os.path.samestat(self.file, self.path.stat())
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Let the file go."""

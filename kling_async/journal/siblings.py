@@ -78,7 +78,11 @@ class Siblings:
         where = "WHERE key = ? AND request_hash = ? ORDER BY generation DESC, updated_at DESC LIMIT 1"
         found = []
         for path in self._others():
-            reader = self._readers.get(path) or Reader.of_journal(path)
+            reader = self._readers.pop(path, None)
+            if reader is not None and not reader.is_current():
+                reader.close()
+                reader = None
+            reader = reader or Reader.of_journal(path)
             if reader is None:
                 continue
             self._readers[path] = reader

@@ -7,9 +7,9 @@ from random import Random
 from typing import Any, Literal, get_args
 from uuid import UUID
 
-from attrs import define, evolve, field, validators
+from attrs import define, evolve, field
 
-from kling_async.simulator import media, pictures, rules, schemas
+from kling_async.simulator import media, pictures, rules, schemas, settings
 from kling_async.simulator.faults import Fault, Faults
 from kling_async.simulator.ledger import Ledger, Made
 from kling_async.simulator.messages import Refusal
@@ -25,6 +25,8 @@ _DAY = 86_400.0
 @define(kw_only=True, eq=False)
 class Account:
     """The account whose tasks the simulator keeps. Attributes that are settings may be changed while it runs.
+
+    A setting of a wrong type or out of range is a ValueError that names it.
 
     Attributes:
         seconds: How long a generation takes: seconds, a (low, high) range to draw from for each task, or
@@ -52,22 +54,22 @@ class Account:
         ledger: What was made and asked.
     """
 
-    seconds: Seconds = (60.0, 120.0)
-    submitted_share: float = 0.1
-    parallel: int | None = 5
-    parallel_by_model: Mapping[str, int | None] = field(factory=dict)
-    account_code: int | None = None
-    policy_marker: str = "[policy]"
-    fail_marker: str = "[fail]"
-    purge_after: float = 30 * _DAY
-    url_valid: float | None = None
-    lookup: bool = True
-    list_order: Order = field(default="newest", validator=validators.in_(get_args(Order)))
-    rng: Random = field(factory=lambda: Random(0))  # noqa: S311 - a schedule, not a secret
-    render: media.Render | None = None
-    public_url: str = "http://127.0.0.1"
-    validates_schema: bool = field(factory=schemas.can_validate)
-    faults: Faults = field(factory=Faults)
+    seconds: Seconds = field(default=(60.0, 120.0), validator=settings.DURATION)
+    submitted_share: float = field(default=0.1, validator=settings.SHARE)
+    parallel: int | None = field(default=5, validator=settings.LIMIT)
+    parallel_by_model: Mapping[str, int | None] = field(factory=dict, validator=settings.LIMITS)
+    account_code: int | None = field(default=None, validator=settings.REFUSAL)
+    policy_marker: str = field(default="[policy]", validator=settings.MARKER)
+    fail_marker: str = field(default="[fail]", validator=settings.MARKER)
+    purge_after: float = field(default=30 * _DAY, validator=settings.SECONDS)
+    url_valid: float | None = field(default=None, validator=settings.SECONDS_OR_NONE)
+    lookup: bool = field(default=True, validator=settings.FLAG)
+    list_order: Order = field(default="newest", validator=settings.one_of(get_args(Order)))
+    rng: Random = field(factory=lambda: Random(0), validator=settings.of_type(Random))  # noqa: S311 - no secret
+    render: media.Render | None = field(default=None, validator=settings.FUNCTION_OR_NONE)
+    public_url: str = field(default="http://127.0.0.1", validator=settings.TEXT)
+    validates_schema: bool = field(factory=schemas.can_validate, validator=settings.FLAG)
+    faults: Faults = field(factory=Faults, validator=settings.of_type(Faults))
     ledger: Ledger = field(init=False, factory=Ledger)
     _tasks: TaskTable = field(init=False, factory=TaskTable)
     _jobs: dict[str, media.VideoJob] = field(init=False, factory=dict)

@@ -5,9 +5,9 @@ from email.utils import formatdate
 from functools import partial
 from typing import ClassVar, Literal, Protocol, get_args
 
-from attrs import define, evolve, field, validators
+from attrs import define, evolve, field
 
-from kling_async.simulator import callbacks, effects, media
+from kling_async.simulator import callbacks, effects, media, settings
 from kling_async.simulator.account import Account
 from kling_async.simulator.faults import Fault
 from kling_async.simulator.gateways import CometAPI, NewAPI
@@ -51,14 +51,16 @@ class Simulator(Account):
             the path-versioned endpoints.
     """
 
-    face: FaceName = field(default="kling", validator=validators.in_(get_args(FaceName)))
-    api_keys: Collection[str] = frozenset({"sim-key"})
-    access_keys: Mapping[str, str] = field(factory=lambda: {"sim-access": "sim-secret"})
-    gateway_refresh: float = 0.0
-    on_request: Callable[[str], None] | None = None
-    callback_secrets: Sequence[str] = field(default=(), validator=callbacks.check_secrets)
+    face: FaceName = field(default="kling", validator=settings.one_of(get_args(FaceName)))
+    api_keys: Collection[str] = field(default=frozenset({"sim-key"}), validator=settings.SECRETS)
+    access_keys: Mapping[str, str] = field(
+        factory=lambda: {"sim-access": "sim-secret"}, validator=settings.SECRET_BY_NAME
+    )
+    gateway_refresh: float = field(default=0.0, validator=settings.SECONDS)
+    on_request: Callable[[str], None] | None = field(default=None, validator=settings.FUNCTION_OR_NONE)
+    callback_secrets: Sequence[str] = field(default=(), validator=[settings.SECRETS, callbacks.check_secrets])
     callback_generation: callbacks.BodyGeneration = field(
-        default="legacy", validator=validators.in_(get_args(callbacks.BodyGeneration))
+        default="legacy", validator=settings.one_of(get_args(callbacks.BodyGeneration))
     )
     _callbacks: callbacks.CallbackQueue = field(init=False, factory=callbacks.CallbackQueue)
     _kling: Kling = field(init=False)

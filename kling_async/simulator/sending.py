@@ -19,8 +19,11 @@ _PIECES_PER_SECOND: Final = 20
 async def send_early(request: web.Request, reply: Reply, tell: Callable[[str], None]) -> web.StreamResponse:
     """Send *reply* to a request whose body is not wanted; the connection does not outlive it."""
     unread = reply.wire.read
-    while unread > 0 and (piece := await request.content.readany()):
-        unread -= len(piece)
+    try:
+        while unread > 0 and (piece := await request.content.readany()):
+            unread -= len(piece)
+    except ConnectionError:
+        return lose(request, tell)
     response = await send(request, reply, tell)
     response.force_close()
     return response
@@ -46,10 +49,15 @@ async def send(request: web.Request, reply: Reply, tell: Callable[[str], None]) 
     try:
         response = await _respond(request, reply)
     except ConnectionError:
-        tell("lost")  # the client has left
-        raise
+        return lose(request, tell)
     tell("replied" if reply.arrives else "lost")
     return response if wire.cut_at is None else end(request, "close")
+
+
+def lose(request: web.Request, tell: Callable[[str], None]) -> web.StreamResponse:
+    """Be done with *request*, whose client has left: that is no error of the server's."""
+    tell("lost")
+    return end(request, "close")
 
 
 def end(request: web.Request, how: Abort, last: bytes = b"") -> web.StreamResponse:

@@ -127,7 +127,10 @@ class _Answerer:
         reply = simulator.handle_headers(method, path, request.headers, self._clock())
         if reply is not None and reply.status != 100:
             return await sending.send_early(request, reply, tell)
-        body = await request.read()
+        try:
+            body = await request.read()
+        except ConnectionError:
+            return sending.lose(request, tell)
         tell("received")
         if reply is not None:
             await asyncio.sleep(reply.wire.delay)

@@ -2,12 +2,24 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.spinner import Spinner
 
-from kling_async import Completed, Saved, Submitted, TaskFailedError, TaskStatus
+from kling_async import (
+    Ambiguous,
+    Completed,
+    ConcurrencyLimitError,
+    ResponseLostError,
+    Retried,
+    Saved,
+    Submitted,
+    TaskFailedError,
+    TaskStatus,
+    Waiting,
+)
 from kling_async.cli.progress import Progress
 from kling_async.cli.screen import Screen, duration
 
@@ -70,6 +82,24 @@ def test_remaining_time_follows_from_the_tasks_so_far():
     progress.tell(saved("a"))
     # two just begun of ten seconds each, three waiting: fifty seconds of work for two slots
     assert progress.remaining() == pytest.approx(25, abs=1)
+
+
+def test_a_lost_answer_is_said_once_and_waiting_not_at_all(capsys: pytest.CaptureFixture[str]):
+    """An outage that meets three items alike is two lines, and none of them is in flight until submitted."""
+    progress = Progress(Screen(), 3)
+    for key in "abc":
+        names: Any = {"key": key, "task_id": None, "external_task_id": f"ka-{key}"}
+        progress.tell(Waiting(**names))
+        progress.tell(Waiting(**names, error=ConcurrencyLimitError("full")))
+        progress.tell(Ambiguous(**names, error=ResponseLostError("no reply"), quarantine=90.0))
+        progress.tell(Retried(**names, error=ResponseLostError("no reply"), wait=0.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "no reply; a task may exist and is looked for",
+        "no reply; trying again",
+    ]
+    assert progress.waiting == 3
+    progress.tell(submitted("a"))
+    assert progress.waiting == 2
 
 
 @pytest.mark.parametrize("width", [80, 120])

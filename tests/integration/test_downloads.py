@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import signal
@@ -357,6 +358,52 @@ def test_redirects_are_followed(tmp_path: Path):
     host = Host(away, away, away, away, away, reply(200, VIDEO))
     assert asyncio.run(saved(host, tmp_path)).read_bytes() == VIDEO
     assert not any({"authorization", "cookie"} & asked.keys() for asked in host.asked)
+
+
+def test_the_log_tells_of_each_attempt_and_of_no_url(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """INFO: each retry, by the task's name, and why; DEBUG: each GET, host and status; never the path."""
+    no_http = b"HTTP/1.1 200 x\r\nLocation /videos/signed\r\n\r\n"
+    cut = reply(200, VIDEO[:HALF], length=len(VIDEO))
+    host = Host(reply(502), no_http, cut, reply(302, Location="/videos/signed?key=1"), reply(200, VIDEO))
+
+    async def main() -> None:
+        async with host.serve() as url, downloads(retries=Retries(attempts=5, factor=0.001)) as here:
+            await here.save(task_at(f"{url}/videos/signed?key=1"), tmp_path, name="order-17")
+
+    with caplog.at_level(logging.DEBUG, "kling_async"):
+        asyncio.run(main())
+    mine = [each for each in caplog.records if each.name == "kling_async"]
+    info = [each.getMessage() for each in mine if each.levelno == logging.INFO]
+    *retried, saved_line = info
+    assert len(retried) == 3
+    assert all(line.startswith("order-17: downloading it again in 0.0 s: ") for line in retried)
+    said = ("the video host answered HTTP 502", "ClientResponseError", "")
+    assert all(reason in line for reason, line in zip(said, retried, strict=True))
+    assert saved_line.endswith(f"({len(VIDEO)} bytes) after 3 retries")
+    gets = [each.getMessage() for each in mine if each.levelno == logging.DEBUG]
+    statuses = ("502", "not answered", "200", "302", "200")
+    assert gets == [f"GET from the video host 127.0.0.1: {each}" for each in statuses]
+    text = "\n".join(each.getMessage() for each in mine)
+    assert "signed" not in text
+    assert "key=1" not in text
+
+
+def test_the_log_tells_of_a_fresh_url(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A URL that ran out: INFO says that another is used, and why."""
+    host = Host(reply(403), reply(200, VIDEO))
+
+    async def main() -> None:
+        async def fresh(_: Task) -> Task:
+            return task_at(f"{url}/videos/fresh")
+
+        async with host.serve() as url, downloads(fresh=fresh) as here:
+            await here.save(task_at(f"{url}/videos/old"), tmp_path)
+
+    with caplog.at_level(logging.INFO, "kling_async"):
+        asyncio.run(main())
+    first, last = caplog.messages
+    assert first == "880001: downloading it again from a fresh URL: the video host answered HTTP 403"
+    assert last.endswith("after 1 retries")
 
 
 def test_a_redirect_in_a_circle_ends(tmp_path: Path):

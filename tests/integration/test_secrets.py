@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 import traceback
@@ -434,7 +435,8 @@ def test_a_bad_day_at_debug(heard: Heard, tmp_path: Path):
     spans = [span.to_json() for span in exporter.get_finished_spans()]
     assert len(spans) == 8
     heard.texts += [*spans, str(reader.get_metrics_data())]
-    assert any("POST /v1/videos/image2video: ResponseLostError" in text for text in heard.texts)
+    lost = re.compile(r"POST /v1/videos/image2video of ka-\w+: ResponseLostError")
+    assert any(lost.search(text) for text in heard.texts)
     assert any("k0: submitted as task" in text for text in heard.texts)
     assert heard.told() == []
 

@@ -313,8 +313,11 @@ def test_refusals_hide_nothing():
         ("slow bytes_per_second=500", "create-made", 1),
     ],
 )
-def test_client_leaves_first(script: str, reached: str, then: int):
-    """A client that did not wait for its reply has its task all the same, before the delay or after it."""
+def test_client_leaves_first(script: str, reached: str, then: int, caplog: pytest.LogCaptureFixture):
+    """A client that did not wait for its reply has its task all the same, before the delay or after it.
+
+    The server takes it for what it is, and logs nothing.
+    """
 
     async def scenario(client: Client):
         impatient = asyncio.create_task(client.create())
@@ -324,6 +327,23 @@ def test_client_leaves_first(script: str, reached: str, then: int):
         await client.until("create-lost")
 
     assert len(run(script, scenario).ledger.made) == then
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("script", ["", "reset_in_body at=900", "delay seconds=0.05"])
+def test_client_leaves_within_its_body(script: str, caplog: pytest.LogCaptureFixture):
+    """Half a request makes nothing, and is no error of the server's."""
+
+    async def scenario(client: Client):
+        _, writer = await raw(client, "Content-Length: 1000")
+        writer.write(b"{" * 500)
+        await writer.drain()
+        await client.until("create-headers")
+        writer.close()
+        await client.until("create-lost")
+
+    assert run(script, scenario).ledger.made == []
+    assert caplog.text == ""
 
 
 def test_delayed_reply_arrives():

@@ -8,12 +8,57 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, strategies as st
 
 from kling_async.simulator import Simulator
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *(
+            {"seconds": wrong}
+            for wrong in ("abc", None, True, -1, float("nan"), (1,), (1, "b"), (2, 1), [1, 2])
+        ),
+        *({"submitted_share": wrong} for wrong in (1.1, "1")),
+        *({"parallel": wrong} for wrong in (1.5, -1, "5", False)),
+        *({"parallel_by_model": wrong} for wrong in ({"a": "b"}, {1: 1}, 5)),
+        *({"account_code": wrong} for wrong in ("1102", 200, 7)),
+        *({name: wrong} for name in ("policy_marker", "fail_marker") for wrong in ("", None)),
+        *({name: wrong} for name in ("purge_after", "gateway_refresh") for wrong in (None, "1", -1)),
+        *({"url_valid": wrong} for wrong in ("60", -1)),
+        *({name: wrong} for name in ("lookup", "validates_schema") for wrong in ("no", None)),
+        *(
+            {name: wrong}
+            for name in ("list_order", "face", "callback_generation")
+            for wrong in ("x", [], None)
+        ),
+        *({name: wrong} for name in ("rng", "faults") for wrong in (7, "create:html", None)),
+        *({name: wrong} for name in ("render", "on_request") for wrong in (7, "x")),
+        {"public_url": None},
+        *({name: wrong} for name in ("api_keys", "callback_secrets") for wrong in ("key", 7, [7])),
+        *({"access_keys": wrong} for wrong in ("key", {"a": 7}, ["key"])),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_named(setting: dict[str, Any]):
+    """A setting of a wrong type or out of range is refused when it is made, by its name."""
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"^{name} must be ") as caught:
+        Simulator(**setting)
+    assert "key" not in str(caught.value).removeprefix(name)
+
+
+def test_settings_are_checked_when_they_change():
+    """While it runs too, a setting stays as it was."""
+    simulator = Simulator(seconds=5)
+    with pytest.raises(ValueError, match=r"^seconds must be seconds, .*, not '5'$"):
+        simulator.seconds = cast("float", "5")
+    assert simulator.seconds == 5
+
 
 _ORDER = ["submitted", "processing", "succeed"]
 
