@@ -4,72 +4,54 @@ Settings are environment variables: Kling's key, see `KlingClient.from_env`; STA
 can reach this service: CALLBACK_URL, https://.../kling, and KLING_WEBHOOK_SECRETS, with spaces between.
 """
 
-import json
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 
 from aiohttp import web
-from orders import Order, Orders, open_orders
+from orders import LARGEST, NAME, Order, Orders, open_orders
 
-from kling_async import KlingClient, Problem, RequestError, webhook
-
-LINE = 20
-"""Orders that may stand in line; whoever comes then is asked to come again."""
-LARGEST = 16 * 1024 * 1024
-"""Bytes of an order: a picture has 10 MB at most, and a third more in base64."""
+from kling_async import KlingClient, RequestError, webhook
 
 KLING = web.AppKey("kling", KlingClient)
 ORDERS = web.AppKey("orders", Orders)
 STATE = Path(os.environ.get("STATE", "state"))
+VIDEO = f"/videos/{{id:{NAME.pattern}}}"
 routes = web.RouteTableDef()
 
 
 @routes.post("/videos")
 async def create(request: web.Request) -> web.Response:
     """Answers as soon as the order is written down."""
-    orders, order = request.app[ORDERS], _read(await request.text())
-    if order.id not in orders:  # the same id again is the same video
-        if orders.kling.statistics().waiting >= LINE:
-            return web.json_response({"error": "busy"}, status=503, headers={"Retry-After": "60"})
-        await orders.keep(order)
-        orders.deliver(order)
-    return web.json_response(orders.view(order.id), status=202)
+    orders, order = request.app[ORDERS], Order.read(await request.read())
+    if order.id not in orders and not orders.has_room:
+        return web.json_response({"error": "busy"}, status=503, headers={"Retry-After": "60"})
+    return web.json_response(await orders.accept(order, in_line=True), status=202)
 
 
-def _read(text: str) -> Order:
-    match json.loads(text):
-        case {"id": str(name), "image": str(image), "prompt": str(prompt)}:
-            order = Order(name, image, prompt)
-        case _:
-            raise RequestError(problems=[Problem("body", "must have id, image and prompt")])
-    order.request()  # raises what is wrong with it
-    return order
-
-
-@routes.get("/videos/{id:[a-z0-9-]+}")
+@routes.get(VIDEO)
 async def status(request: web.Request) -> web.Response:
     """How it stands, and where its file is."""
     return web.json_response(request.app[ORDERS].view(_known(request)))
 
 
-@routes.get("/videos/{id:[a-z0-9-]+}.mp4")
+@routes.get(f"{VIDEO}.mp4")
 async def video(request: web.Request) -> web.FileResponse:
     """The file."""
     return web.FileResponse(request.app[ORDERS].video(request.match_info["id"]))
 
 
-@routes.get("/videos/{id:[a-z0-9-]+}/events")
+@routes.get(f"{VIDEO}/events")
 async def events(request: web.Request) -> web.StreamResponse:
     """How it stands, and each change: server-sent events for `EventSource`."""
     name = _known(request)
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
-    async with aclosing(request.app[ORDERS].events(name)) as views:
+    async with aclosing(request.app[ORDERS].events(name)) as lines:
         with suppress(ConnectionResetError):  # the browser has left
-            async for view in views:
-                await response.write(f"data: {json.dumps(view)}\n\n".encode())
+            async for line in lines:
+                await response.write(line.encode())
     return response
 
 
@@ -89,8 +71,6 @@ async def tell_problems(
         return await handler(request)
     except RequestError as error:
         return web.json_response({"problems": [str(each) for each in error.problems]}, status=422)
-    except json.JSONDecodeError as error:
-        return web.json_response({"problems": [f"no JSON: {error}"]}, status=422)
 
 
 async def lifespan(app: web.Application) -> AsyncGenerator[None]:
@@ -120,4 +100,5 @@ def make_app() -> web.Application:
 
 if __name__ == "__main__":
     # to this machine alone: put a server before it that speaks https and knows your customers
-    web.run_app(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))
+    port = int(os.environ.get("PORT", "8080"))
+    web.run_app(make_app(), host="127.0.0.1", port=port, shutdown_timeout=5)

@@ -5,25 +5,24 @@ Settings are environment variables: Kling's key, see `KlingClient.from_env`; STA
 reach this service: CALLBACK_URL, https://.../kling, and KLING_WEBHOOK_SECRETS, with spaces between.
 """
 
-import json
 import logging
 import os
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from orders import Order, Orders, open_orders
+from orders import LARGEST, Order, Orders, open_orders
 
 from kling_async import (
     CallbackError,
     ConcurrencyLimitError,
+    InvalidRequestError,
     KlingClient,
     KlingError,
-    Outcome,
     PolicyError,
     RequestError,
     webhook,
@@ -41,14 +40,17 @@ async def lifespan(_: FastAPI) -> AsyncGenerator[dict[str, Any]]:
     kling = KlingClient.from_env(
         journal=STATE / "journal.sqlite", callback_url=os.environ.get("CALLBACK_URL")
     )
+    secrets = SECRETS if kling.provider.signs_callbacks else []
+    with suppress(CallbackError):  # this is no callback; a secret that is none ends the start
+        webhook.read({}, b"", secrets, 0)
     async with open_orders(kling, STATE) as orders:
-        yield {"orders": orders}
+        yield {"orders": orders, "secrets": secrets}
 
 
 app = FastAPI(lifespan=lifespan)
 
 
-def _orders(request: Request) -> Orders:
+async def _orders(request: Request) -> Orders:
     orders: Orders = request.state.orders
     return orders
 
@@ -56,7 +58,7 @@ def _orders(request: Request) -> Orders:
 AllOrders = Annotated[Orders, Depends(_orders)]
 
 
-def _known(name: str, orders: AllOrders) -> str:
+async def _known(name: str, orders: AllOrders) -> str:
     if name not in orders:
         raise HTTPException(404)
     return name
@@ -65,20 +67,19 @@ def _known(name: str, orders: AllOrders) -> str:
 Known = Annotated[str, Depends(_known)]
 
 
+async def _body(request: Request, largest: int) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > largest:
+            raise HTTPException(413)
+    return bytes(body)
+
+
 @app.post("/videos", status_code=202)
-async def create(order: Order, orders: AllOrders) -> dict[str, Any]:
+async def create(request: Request, orders: AllOrders) -> dict[str, Any]:
     """Answers when Kling has acknowledged the task, or has refused it."""
-    if order.id not in orders:  # the same id again is the same video
-        request = order.request()
-        await orders.keep(order)
-        try:
-            await orders.kling.submit(request, key=order.id, wait=False)
-        except KlingError as error:
-            if error.outcome is Outcome.NOT_CREATED:
-                await orders.drop(order)
-                raise
-        orders.deliver(order)
-    return orders.view(order.id)
+    return await orders.accept(Order.read(await _body(request, LARGEST)), in_line=False)
 
 
 @app.get("/videos/{name}.mp4")
@@ -98,14 +99,15 @@ async def status(name: Known, orders: AllOrders) -> dict[str, Any]:
 @app.get("/videos/{name}/events")
 async def events(name: Known, orders: AllOrders) -> StreamingResponse:
     """How it stands, and each change: server-sent events for `EventSource`."""
-    lines = (f"data: {json.dumps(view)}\n\n" async for view in orders.events(name))
-    return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "no-store"}
+    return StreamingResponse(orders.events(name), media_type="text/event-stream", headers=headers)
 
 
 @app.post("/kling")
 async def callback(request: Request, orders: AllOrders) -> Response:
     """Whoever calls learns nothing of which tasks there are."""
-    orders.kling.observe(webhook.read(request.headers, await request.body(), SECRETS, time.time()))
+    body = await _body(request, 64 * 1024)  # Kling's is a kilobyte
+    orders.kling.observe(webhook.read(request.headers, body, request.state.secrets, time.time()))
     return Response()
 
 
@@ -119,7 +121,7 @@ async def tell(_: Request, error: KlingError) -> JSONResponse:
             return JSONResponse({"error": "busy"}, 503, {"Retry-After": "30"})
         case CallbackError():
             return JSONResponse({"error": error.what}, error.http_status)
-        case PolicyError():
+        case InvalidRequestError() | PolicyError():
             return JSONResponse({"problems": [error.what]}, 422)
         case _:
             logger.error("%s", error)  # of the account or of this machine: nothing for customers
