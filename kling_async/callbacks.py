@@ -30,7 +30,7 @@ REPLAYS_FOR = 600.0
 MOST_OVER = 20_000
 """Names of ended tasks that are remembered, the last ones: what comes of those is ours, and no news."""
 
-_LEFT = (TaskStatus.GIVEN_UP, TaskStatus.LOST)
+_LEFT = (TaskStatus.MAY_EXIST, TaskStatus.GIVEN_UP, TaskStatus.LOST)
 
 
 class Callbacks:
@@ -72,7 +72,7 @@ class Callbacks:
         self._early: dict[int, bool] = {}
         self._looked: dict[int, float] = {}
         self._proven: set[int] = set()
-        self._over: dict[str, TaskStatus] = {}
+        self._over: dict[str, None] = {}
         self._awaited: dict[str, tuple[asyncio.TimerHandle, Task, Trust]] = {}
 
     def receive(self, callback: Callback) -> bool:
@@ -171,21 +171,16 @@ class Callbacks:
         return False
 
     def _of_the_past(self, seen: Task, now: float, *, proven: bool) -> bool:
-        """Whether it is of a task of ours that is over, or that may exist: it does, by this."""
-        lost = self._register.unresolved.get(seen.external_task_id or "")
-        if lost is not None:
-            if lost.judged.status is not TaskStatus.MAY_EXIST:
-                return True  # it is settled
+        """Whether it is of a task of ours that is over; one that was left, or may exist, does by this."""
+        left = self._register.left(seen)
+        if left is not None and left.judged.status in _LEFT:
             if proven and is_terminal(seen.status) and _is_whole(seen):
-                self._keeper.revive(lost, seen)
-            elif lost.order not in self._looked:
-                self._looked[lost.order] = now  # it is said once
-                _warn_made(lost)
-            return True
+                self._keeper.revive(left, seen)
+                logger.warning("%s, no longer waited for, has ended: %s", left.name, seen.status)
+            elif left.judged.status is TaskStatus.MAY_EXIST and left.order not in self._looked:
+                self._looked[left.order] = now  # it is said once
+                _warn_made(left)
         ours = [name for name in _names(seen) if name in self._over]
-        if ours and proven and seen.videos and self._over[ours[0]] in _LEFT:
-            self._over[ours[0]] = TaskStatus.SUCCEED
-            logger.warning("task %s, no longer waited for, has a video: download it", seen.task_id)
         if ours and is_terminal(seen.status) and (proven or not self._only_signed):
             awaited = self._awaited.get(ours[0])
             if awaited is not None:
@@ -193,7 +188,7 @@ class Callbacks:
                 timer.cancel()
                 self._no_longer_await(task)
                 trust.came(now)
-        return bool(ours)
+        return left is not None or bool(ours)
 
     def _missed(self, task: Task, trust: Trust) -> None:
         """A poll found the end of *task*, and its callback did not come."""
@@ -211,7 +206,7 @@ class Callbacks:
 
     def _remember(self, flight: Flight) -> None:
         if self._in_use:
-            self._over.update(dict.fromkeys(_names(flight.judged), flight.judged.status))
+            self._over.update(dict.fromkeys(_names(flight.judged)))
         while len(self._over) > MOST_OVER:
             del self._over[next(iter(self._over))]
 

@@ -267,7 +267,7 @@ class Engine:
         self.observe(flight, seen)
 
     def revive(self, flight: Flight, seen: Task) -> None:
-        """What ended here as `may_exist` was made, by proof, and is over: its rank is higher."""
+        """What ended here as `may_exist`, given up or lost has ended there, by proof: that rank is higher."""
         flight.judged = lifecycle.observe(flight.judged, seen)
         self.register.revived(flight)
 

@@ -230,7 +230,7 @@ class Keeper(Protocol):
         ...
 
     def revive(self, flight: Flight, seen: Task) -> None:
-        """What ended here as `may_exist` was made, by proof, and is over."""
+        """What ended here as `may_exist`, given up or lost has come to its end, by proof."""
         ...
 
     async def intend(self, flight: Flight) -> None:

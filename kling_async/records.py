@@ -1,7 +1,6 @@
 """A flight as a row of the journal, and back."""
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,6 +11,7 @@ import attrs
 
 from kling_async.flight import Flight
 from kling_async.journal import Record
+from kling_async.protocol.checks import unsigned
 from kling_async.protocol.converter import to_body
 from kling_async.protocol.errors import (
     KlingError,
@@ -89,7 +89,7 @@ def request_text(request: VideoRequest, images: Mapping[str, ResolvedImage]) -> 
     for mask in fields.get("dynamic_masks", ()):
         del mask["mask"]
     if request.callback_url:
-        fields["callback_url"] = _unsigned(request.callback_url)
+        fields["callback_url"] = unsigned(request.callback_url)
     if request.extra_body:
         fields["extra_body"] = sorted(request.extra_body)
     fields["images"] = {name: _described(image) for name, image in images.items()}
@@ -106,16 +106,9 @@ def _moment(seconds: float | None) -> datetime | None:
 def _described(image: ResolvedImage) -> dict[str, Any]:
     match image:
         case ImageUrl(url):
-            return {"url": _unsigned(url)}
+            return {"url": unsigned(url)}
         case ImageText():
             size = len(image.base64) * 3 // 4 - image.base64[-2:].count("=")
             return {"sha256": image.sha256, "size": size}
         case ImageFile():
             return {"path": str(Path(image.path)), "size": image.size, "sha256": image.sha256}
-
-
-def _unsigned(url: str) -> str:
-    """*url* without user, password, query and fragment."""
-    scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

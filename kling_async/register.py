@@ -11,6 +11,8 @@ __all__ = ["Register"]
 
 SETTLED = 10_000
 """How many ended tasks with a key are remembered, the last ones; about a kilobyte each."""
+LEFT = 1_000
+"""How many tasks that nobody waits for any more are remembered, the last ones."""
 
 
 class Register:
@@ -33,6 +35,7 @@ class Register:
         self._named: dict[str, Flight] = {}
         self._by_task_id: dict[str, Flight] | None = None
         self._settled: dict[str, Task] = {}
+        self._left: dict[str, Flight] = {}
 
     def add(self, flight: Flight, name: str | None = None) -> None:
         """*flight* is under way, and found by *name* if it has one yet."""
@@ -85,7 +88,19 @@ class Register:
             self.failed += 1
         self.keep_unresolved(flight)
         self._keep_settled(flight)
+        if task.status in (TaskStatus.GIVEN_UP, TaskStatus.LOST):
+            self._left.update((name, flight) for name in (task.external_task_id, task.task_id) if name)
+            while len(self._left) > 2 * LEFT:
+                del self._left[next(iter(self._left))]
         del self.live[flight.order]
+
+    def left(self, seen: Task) -> Flight | None:
+        """The flight of a task that may exist, or was given up or lost: news of it can still come."""
+        for name in (seen.task_id, seen.external_task_id):
+            flight = self.unresolved.get(name or "") or self._left.get(name or "")
+            if flight is not None:
+                return flight
+        return None
 
     def revived(self, flight: Flight) -> None:
         """What was counted as failed did succeed."""

@@ -411,21 +411,32 @@ def test_signed_callback_revives_what_may_exist(world, tmp_path):
     assert here.times("POST") == [0]
 
 
-def test_signed_callback_of_what_was_given_up(world, caplog):
-    """Nobody waits for it any more: the log tells, once, that there is a video."""
+def test_signed_callback_of_what_was_given_up(world, caplog, tmp_path):
+    """Nobody waits for it any more: the handle, the journal and the log tell that there is a video."""
 
     async def main():
-        async with here.client(callback_url=URL, polling=Polling(aim=None, give_up=50)) as kling:
-            handle = await kling.submit(here.request())
+        journal = tmp_path / "journal.sqlite"
+        polling = Polling(aim=None, give_up=50)
+        async with here.client(journal=journal, callback_url=URL, polling=polling) as kling:
+            handle = await kling.submit(here.request(), key="cat")
             await asyncio.sleep(60)
+            assert handle.status is TaskStatus.GIVEN_UP
+            assert kling.observe(callback(here.ledger.made[0], verified=False))
             assert handle.status is TaskStatus.GIVEN_UP
             assert kling.observe(callback(here.ledger.made[0], number="1"))
             assert kling.observe(callback(here.ledger.made[0], number="2"))
+            await asyncio.sleep(1)
+            assert (await handle.result()).videos == (VIDEO,)
+        async with here.client(journal=journal) as later:
+            items = [("cat", here.request())]
+            async for done in later.completions(items, again=lambda _key, _status: True):
+                assert (done.ok, done.resumed) == (True, True)
 
     here = world()
     with caplog.at_level(logging.WARNING, "kling_async"):
         virtual_time.run(main())
-    assert caplog.text.count("has a video: download it") == 1
+    assert here.times("POST") == [0]
+    assert caplog.text.count("no longer waited for, has ended: succeed") == 1
 
 
 @pytest.mark.parametrize("status", [TaskStatus.PROCESSING, TaskStatus.SUCCEED])
@@ -790,7 +801,7 @@ def test_callback_url_that_cannot_be_made(world, url):
 
 def test_callback_url_is_checked_when_the_client_is_made(world):
     """A text that is no URL is refused at once."""
-    for url in ("hook.example.org", yarl.URL(URL)):
+    for url in ("hook.example.org", yarl.URL(URL), f"{URL}\n", f"{URL}/a b"):
         with pytest.raises(ConfigurationError, match="callback_url"):
             world().client(callback_url=url)
 

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 import virtual_time
 
-from kling_async import ConcurrencyLimitError, JournalError, KlingError, Outcome, TaskStatus
+from kling_async import ConcurrencyLimitError, JournalError, KlingError, Outcome, TaskStatus, WaitTimeoutError
 
 
 def made(here):
@@ -137,7 +137,7 @@ def test_drain_that_is_too_short(world):
         assert here.time() == 30
         assert [handle.key for handle in left] == ["0", "1", "2"]
         assert [handle.token for handle in left] == [handle.token for handle in handles]
-        with pytest.raises(TimeoutError, match="goes on") as told:
+        with pytest.raises(WaitTimeoutError, match="goes on") as told:
             await waiting
         assert told.value.token == handles[0].token
         async with here.client() as later:

@@ -424,7 +424,27 @@ def test_the_apps_of_the_documentation(tmp_path, monkeypatch, name):
     assert run.outcomes == {"test_with_the_fixture": "passed", "test_over_a_socket": "passed"}, run.text
 
 
+GUARD = """
+import socket, sys, time
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"):
+        raise AssertionError(f"the network is used: {event} {arguments}")
+    if event == "time.sleep":
+        raise AssertionError("somebody sleeps")
+
+sys.addaudithook(refuse)
+"""
+"""What Python tells of every connection and every sleep, whoever asks for it."""
+
+
 def test_the_example_of_the_documentation(tmp_path):
-    """It runs as it stands, with nothing but the plugin."""
-    run = run_pytest(tmp_path, {EXAMPLE.name: EXAMPLE.read_text("utf-8")})
+    """It runs as it stands with nothing but the plugin: no network, no sleep, no two minutes."""
+    run = run_pytest(
+        tmp_path, {EXAMPLE.name: EXAMPLE.read_text("utf-8"), "conftest.py": GUARD}, "--durations=0"
+    )
     assert list(run.outcomes.values()) == ["passed"] * 4, run.text
+    seconds = [
+        float(each) for each in re.findall(r"^([0-9.]+)s (?:call|setup|teardown)", run.text, re.MULTILINE)
+    ]
+    assert 0 < sum(seconds) < 10, "two minutes of generation are in it"

@@ -1,12 +1,13 @@
 """What can be wrong with the value of one field; `models` says which field must obey what."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from kling_async.protocol.errors import Problem
 
-__all__ = ["is_between", "is_http_url", "is_whole", "listed", "members", "picture", "text"]
+__all__ = ["is_between", "is_http_url", "is_whole", "listed", "members", "picture", "text", "unsigned"]
 
 
 def text(field: str, value: Any, *, limit: int | None = None, required: bool = False) -> Iterator[Problem]:
@@ -21,9 +22,20 @@ def text(field: str, value: Any, *, limit: int | None = None, required: bool = F
         yield Problem(field, f"must be at most {limit} characters, not {len(value)}")
 
 
-def is_http_url(value: Any) -> bool:
-    """Whether it is text that begins as a URL of the web does."""
-    return isinstance(value, str) and value.startswith(("http://", "https://"))
+def is_http_url(value: Any) -> TypeGuard[str]:
+    """Whether it is text that begins as a URL of the web does, without a blank or a control character."""
+    return (
+        isinstance(value, str)
+        and value.startswith(("http://", "https://"))
+        and all(" " < sign != "\x7f" for sign in value)
+    )
+
+
+def unsigned(url: str) -> str:
+    """*url* without what may be a secret in it: user, password, query and fragment."""
+    scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def picture(field: str, value: Any, *, required: bool = False) -> Iterator[Problem]:

@@ -47,12 +47,12 @@ JPEG or PNG, at most 10 MB, each side at least 300 px, aspect ratio from 1:2.5 t
 
 
 def _shortened(value: object) -> str:
-    """The repr of a picture or a list of them, short whatever was given: base64 has no place in a log."""
+    """The repr of a picture, a list of them or a URL, without base64 and without what is secret in a URL."""
     if isinstance(value, tuple):
         return f"({', '.join(map(_shortened, value))})"
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
-    text = repr(value)
+    text = repr(checks.unsigned(value) if checks.is_http_url(value) else value)
     return text if len(text) <= 100 else f"<{len(text)} characters>"
 
 
@@ -200,7 +200,7 @@ class VideoRequest:
     mode: Literal["std", "pro", "4k"] | str | None = None
     duration: str | None = attrs.field(default=None, converter=_seconds)
     watermark_info: bool | None = attrs.field(default=None, converter=_enabled)
-    callback_url: str | None = None
+    callback_url: str | None = attrs.field(default=None, repr=_shortened)
     external_task_id: str | None = None
     extra_body: Mapping[str, Any] | None = attrs.field(default=None, repr=_shortened)
 

@@ -52,13 +52,15 @@ class Simulator(Account):
     """
 
     face: FaceName = field(default="kling", validator=settings.one_of(get_args(FaceName)))
-    api_keys: Collection[str] = field(default=frozenset({"sim-key"}), validator=settings.SECRETS)
+    api_keys: Collection[str] = field(default=frozenset({"sim-key"}), validator=settings.SECRETS, repr=False)
     access_keys: Mapping[str, str] = field(
-        factory=lambda: {"sim-access": "sim-secret"}, validator=settings.SECRET_BY_NAME
+        repr=False, factory=lambda: {"sim-access": "sim-secret"}, validator=settings.SECRET_BY_NAME
     )
     gateway_refresh: float = field(default=0.0, validator=settings.SECONDS)
     on_request: Callable[[str], None] | None = field(default=None, validator=settings.FUNCTION_OR_NONE)
-    callback_secrets: Sequence[str] = field(default=(), validator=[settings.SECRETS, callbacks.check_secrets])
+    callback_secrets: Sequence[str] = field(
+        default=(), validator=[settings.SECRETS, callbacks.check_secrets], repr=False
+    )
     callback_generation: callbacks.BodyGeneration = field(
         default="legacy", validator=settings.one_of(get_args(callbacks.BodyGeneration))
     )

@@ -121,7 +121,7 @@ class NewAPI:
     prefix: ClassVar[str] = "/kling"
 
     kling: Kling
-    api_keys: Collection[str]
+    api_keys: Collection[str] = field(repr=False)
     refresh: float
     trapped: bool = field(kw_only=True)
     _rows: dict[str, _Row] = field(init=False, factory=dict)

@@ -6,7 +6,7 @@ Sources: API reference, envelope and errors; query, list and task object.
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from attrs import define
+from attrs import define, field
 
 from kling_async.simulator import prices
 from kling_async.simulator.account import Account
@@ -28,8 +28,8 @@ class Kling:
     prefix: ClassVar[str] = ""
 
     account: Account
-    api_keys: Collection[str]
-    access_keys: Mapping[str, str]
+    api_keys: Collection[str] = field(repr=False)
+    access_keys: Mapping[str, str] = field(repr=False)
 
     def answer(self, route: Route, call: Call) -> Reply:
         """The reply to a good call.

@@ -23,6 +23,7 @@ from integration.kill_batch import video
 
 import kling_async
 from kling_async.simulator import Simulator, serve
+from kling_async.simulator.core import FaceName
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is neither SIGKILL nor fork")
 
@@ -118,7 +119,7 @@ async def working(sockets: tuple[socket.socket, ...] = ()) -> AsyncGenerator[Wor
 
 
 @pytest.mark.parametrize("face", ["kling", "new-api-2026"])
-def test_four_workers_restarted_as_two(tmp_path: Path, face: str):
+def test_four_workers_restarted_as_two(tmp_path: Path, face: FaceName):
     """Four workers on one folder, one killed amid a submit, one later, two stopped; two go on with all.
 
     Every video is delivered, and none is made twice. Where nothing can be looked up, the submits under way

@@ -227,6 +227,16 @@ def test_repr_is_short():
     assert len(repr(MultiImageToVideo(image_list=["a" * 5000] * 4, prompt="p"))) < 1000
 
 
+def test_repr_holds_no_secret_of_a_url():
+    """A signed picture, a callback's token, a password: where they lead is shown, and nothing more."""
+    url = "https://user:hunter2@cdn.example.org/a.png?token=SECRET#SECRET"
+    request = ImageToVideo(image=url, image_tail=url, prompt="p", callback_url=url)
+    assert repr(request).count("'https://cdn.example.org/a.png'") == 3
+    assert "hunter2" not in repr(request)
+    assert "SECRET" not in repr(request)
+    assert "SECRET" not in repr(MultiImageToVideo(image_list=[url, url], prompt="p"))
+
+
 def test_video_of_a_task():
     """The first video is at hand; without one the status says why."""
     first, second = Video("https://a.example"), Video("https://b.example")

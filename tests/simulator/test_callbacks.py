@@ -414,3 +414,10 @@ def test_gateways(on: Any, face: str, sent: dict[str, Any], called: bool):
         held = reply["id"] if "id" in reply else reply["data"]["task_id"]
         assert (held == body["task_id"]) is (face != "new-api-2026")
         assert deliveries[-1].headers["webhook-signature"] == signature(SECRET, deliveries[-1])
+
+
+def test_secrets_are_not_shown():
+    """A failed assertion shows its simulator; keys and secrets are no part of that."""
+    shown = repr(Simulator(callback_secrets=["whsec_c2VjcmV0"], api_keys={"hunter2"}))
+    assert "whsec_" not in shown
+    assert "hunter2" not in shown
