@@ -235,7 +235,7 @@ def test_a_stream_without_news_says_that_it_is_there(orders: Any, tmp_path: Path
             began = loop.time()
             await here.stop()
             assert loop.time() - began <= 3
-            assert (await last)["status"] == "processing"
+            assert (await last)["status"] in ("submitted", "processing")  # the next life goes on with it
             assert not here.has_room
 
     lives = Lives(orders, tmp_path)
