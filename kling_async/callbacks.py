@@ -141,8 +141,7 @@ class Callbacks:
         if flight.ended:
             return
         ends, exists = is_terminal(seen.status), flight.acknowledged_at is not None
-        is_it = seen.task_id is not None and flight.judged.task_id in (None, seen.task_id)
-        if proven and is_it and _is_whole(seen):
+        if proven and _is_credible(flight, seen):
             if ends:
                 self._proven.add(flight.order)
             if exists:
@@ -174,7 +173,7 @@ class Callbacks:
         """Whether it is of a task of ours that is over; one that was left, or may exist, does by this."""
         left = self._register.left(seen)
         if left is not None and left.judged.status in _LEFT:
-            if proven and is_terminal(seen.status) and _is_whole(seen):
+            if proven and is_terminal(seen.status) and _is_credible(left, seen):
                 self._keeper.revive(left, seen)
                 logger.warning("%s, no longer waited for, has ended: %s", left.name, seen.status)
             elif left.judged.status is TaskStatus.MAY_EXIST and left.order not in self._looked:
@@ -218,9 +217,10 @@ class Callbacks:
             del self._unknown[next(iter(self._unknown))]
 
 
-def _is_whole(seen: Task) -> bool:
-    """Whether it has what the end of a task should: Kling's own test callback has no video."""
-    return bool(seen.videos) or seen.status is not TaskStatus.SUCCEED
+def _is_credible(flight: Flight, seen: Task) -> bool:
+    """Whether it is of the task we know, and whole: Kling's own test callback succeeds without a video."""
+    is_it = seen.task_id is not None and flight.judged.task_id in (None, seen.task_id)
+    return is_it and (bool(seen.videos) or seen.status is not TaskStatus.SUCCEED)
 
 
 def _names(task: Task) -> list[str]:

@@ -422,6 +422,8 @@ def test_signed_callback_of_what_was_given_up(world, caplog, tmp_path):
             await asyncio.sleep(60)
             assert handle.status is TaskStatus.GIVEN_UP
             assert kling.observe(callback(here.ledger.made[0], verified=False))
+            assert kling.observe(callback(here.ledger.made[0], task_id="880000000000000001", number="0"))
+            await asyncio.sleep(1)
             assert handle.status is TaskStatus.GIVEN_UP
             assert kling.observe(callback(here.ledger.made[0], number="1"))
             assert kling.observe(callback(here.ledger.made[0], number="2"))
