@@ -91,7 +91,7 @@ def _set_quick(quick: bool) -> None:
             def new_event_loop(self) -> asyncio.AbstractEventLoop:
                 return _QuickLoop()
 
-        asyncio.set_event_loop_policy(Policy() if quick else None)  # pyright: ignore[reportDeprecated] - see above
+        asyncio.set_event_loop_policy(Policy() if quick else None)  # pyright: ignore[reportDeprecated] - there is no other seam
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ class Fal(Client):
     def __init__(self, url: str, interval: float | None) -> None:
         fal: Any = importlib.import_module("fal_client")
         # its host can be set, its scheme cannot: https to the stub would measure TLS
-        importlib.import_module("fal_client.client").QUEUE_URL_FORMAT = f"{url}/fal/"  # type: ignore[attr-defined]
+        importlib.import_module("fal_client.client").QUEUE_URL_FORMAT = f"{url}/fal/"  # type: ignore[attr-defined]  # a module known by its name alone
         self._client = fal.AsyncClient(key="key")
         self._options = {} if interval is None else {"interval": interval}
 

@@ -78,7 +78,7 @@ async def bare(base_url: str, files: Sequence[str], uploads: int, at_once: int) 
 
     async def work(session: aiohttp.ClientSession) -> None:
         for n in pending:
-            text = base64.b64encode(Path(files[n % len(files)]).read_bytes()).decode()  # noqa: ASYNC240 - bare
+            text = base64.b64encode(Path(files[n % len(files)]).read_bytes()).decode()  # noqa: ASYNC240 - the plain loop blocks
             document = {"model_name": "kling-v1", "image": text, "prompt": "it moves"}
             body = json.dumps(document).encode()
             async with session.post(

@@ -362,7 +362,7 @@ def _picture(value: Any, base: Path) -> Any:
         return base.absolute() / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for an unknown user
 
     try:
-        meant = classify(value, is_file=lambda name: os.path.isfile(path(name)))  # noqa: PTH113 - the same
+        meant = classify(value, is_file=lambda name: os.path.isfile(path(name)))  # noqa: PTH113 - Path's raises for a name too long
     except ValueError:
         return value
     return path(meant) if isinstance(meant, Path) else value

@@ -426,7 +426,7 @@ async def animate(image: str | Path | bytes, prompt: str, *, to: str | Path = ".
     """
     request = ImageToVideo(image=image, prompt=prompt, **fields)
     async with KlingClient.from_env() as kling:
-        _, path = await kling._running().make(request, None, 3600, _path(to))  # noqa: SLF001 - `run` tells no path
+        _, path = await kling._running().make(request, None, 3600, _path(to))  # noqa: SLF001 - `run`, with the path
     assert path is not None  # a place was given
     return path
 

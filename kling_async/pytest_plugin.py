@@ -139,7 +139,7 @@ def _warn_of_real_time(item: pytest.Item, transport: "SimulatorTransport") -> No
     """
     from kling_async.testing import VirtualTimeLoop
 
-    loop, seconds = transport._loop, transport.simulator.seconds  # noqa: SLF001 - our own
+    loop, seconds = transport._loop, transport.simulator.seconds  # noqa: SLF001 - users have no need of it
     longest = max(seconds) if isinstance(seconds, tuple) else seconds
     if loop is None or isinstance(loop, VirtualTimeLoop) or callable(longest) or longest <= _PATIENCE:
         return
@@ -165,7 +165,7 @@ def _close(client: "KlingClient") -> None:
     """Close *client* in the loop it works in; one that has ended closed it."""
     import asyncio
 
-    work = client._work  # noqa: SLF001 - our own
+    work = client._work  # noqa: SLF001 - its loop is told to nobody else
     if work is None or work.engine.crew.loop.is_closed():
         return
     loop = work.engine.crew.loop

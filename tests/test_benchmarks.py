@@ -216,7 +216,6 @@ def test_what_ceasing_callbacks_cost() -> None:
 
 def test_plots_are_drawn_alike_each_time(tmp_path: Path) -> None:
     """The same numbers give the same SVG files, with labels as text and without a date."""
-    pytest.importorskip("matplotlib")
     first, second = (plots.draw(CANNED, tmp_path / folder) for folder in ("one", "two"))
     assert {file.stem for file in first} == set(plots.PLOTS)
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
@@ -227,7 +226,6 @@ def test_plots_are_drawn_alike_each_time(tmp_path: Path) -> None:
 
 def test_a_plot_without_its_rows_is_left_out(tmp_path: Path) -> None:
     """What was not measured is not drawn, and the others are."""
-    pytest.importorskip("matplotlib")
     assert plots.draw({"makespan": CANNED["makespan"]}, tmp_path) == [tmp_path / "makespan.svg"]
 
 

@@ -98,7 +98,7 @@ def test_classes_are_pickled_as_ever():
     """A class is known by the module that it stands in."""
     assert repr(kling_async.KlingClient) == "<class 'kling_async.client.KlingClient'>"
     request = kling_async.ImageToVideo(image="cat.png", prompt="a cat")
-    assert pickle.loads(pickle.dumps(request)) == request  # noqa: S301 - our own
+    assert pickle.loads(pickle.dumps(request)) == request  # noqa: S301 - our own bytes
 
 
 def test_public_names_are_documented():

@@ -5,11 +5,11 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
 
 import attrs
 import pytest
 import virtual_time
+from items import completed, keyed, made
 
 from kling_async import KLING, APIKey, JournalError, Outcome, Retries, TaskStatus
 from kling_async.journal import FILE_NAME, MIGRATIONS
@@ -20,21 +20,6 @@ BLIND = attrs.evolve(KLING, lookup="no", lists=False)
 """A provider that cannot look tasks up: what is paid twice there is paid twice."""
 
 PROMPT = Retries(attempts=3, factor=1e-9, max_value=1e-9)
-
-
-async def completed(kling, requests, **options):
-    """What a stream of *requests* yields, by key."""
-    return {done.key: done async for done in kling.completions(requests, **options)}
-
-
-def keyed(here, *names):
-    """A request for each name, under it."""
-    return [(name, here.request(name)) for name in names]
-
-
-def made(here):
-    """How often each prompt was made."""
-    return Counter(each.body["prompt"] for each in here.ledger.made)
 
 
 def files(folder):

@@ -6,17 +6,12 @@ import gc
 import logging
 import signal
 import sqlite3
-from collections import Counter
 
 import pytest
 import virtual_time
+from items import made
 
 from kling_async import ConcurrencyLimitError, JournalError, KlingError, Outcome, TaskStatus, WaitTimeoutError
-
-
-def made(here):
-    """How often each prompt was made."""
-    return Counter(each.body["prompt"] for each in here.ledger.made)
 
 
 def rows(journal):

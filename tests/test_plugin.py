@@ -414,8 +414,6 @@ def test_the_plugin_is_found_by_itself():
 @pytest.mark.parametrize("name", ["aiohttp_app.py", "fastapi_app.py"])
 def test_the_apps_of_the_documentation(tmp_path, monkeypatch, name):
     """An app that makes its own client is tested with the fixture, and over a socket by its environment."""
-    if name == "fastapi_app.py":
-        pytest.importorskip("httpx", reason="FastAPI's test client needs it")
     for variable in (each for each in os.environ if each.startswith(("KLING", "COMETAPI", "EZMODEL"))):
         monkeypatch.delenv(variable)
     text = (EXAMPLE.parent / name).read_text("utf-8")

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 import virtual_time
+from items import completed, keyed, made
 
 from kling_async import (
     KLING,
@@ -56,21 +57,6 @@ async def killed(kling, journal: Path) -> Path:
     main.cancel()
     await asyncio.wait([main])
     return copy
-
-
-async def completed(kling, requests, **options):
-    """What a stream of *requests* yields, by key."""
-    return {done.key: done async for done in kling.completions(requests, **options)}
-
-
-def keyed(here, *names):
-    """A request for each name, under it."""
-    return [(name, here.request(name)) for name in names]
-
-
-def made(here):
-    """How often each prompt was made."""
-    return Counter(each.body["prompt"] for each in here.ledger.made)
 
 
 def rows(journal):

@@ -81,7 +81,7 @@ async def _animate(
     async with kling:
         try:
             with progress.shown():
-                task, path = await kling._running().make(request, key, timeout, target)  # noqa: SLF001 - `run` tells no path
+                task, path = await kling._running().make(request, key, timeout, target)  # noqa: SLF001 - `run`, with the path
         except asyncio.CancelledError:
             return await tell_interruption(common, progress, kling, target)
         except KlingError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from kling_async.journal.schema import LIVE, MIGRATIONS, Record, UnfitError, name_of
-from kling_async.journal.siblings import Sibling
+from kling_async.journal.siblings import Sibling, Siblings
 from kling_async.journal.store import Store, open_store
 from kling_async.protocol.errors import JournalError
 
@@ -123,11 +123,7 @@ class Journal:
         Raises:
             JournalError: one cannot be read.
         """
-        siblings = self._store.siblings
-        if siblings is None:
-            return ()
-        self._insist()
-        return await self._in_thread(functools.partial(siblings.find, key, request_hash))
+        return await self._ask_siblings(lambda siblings: siblings.find(key, request_hash))
 
     async def unfinished_beside(self, account: str, host: str) -> Sequence[Path]:
         """The other journals of its folder that hold unfinished tasks of an account, also those in use.
@@ -135,11 +131,14 @@ class Journal:
         Raises:
             JournalError: one cannot be read.
         """
+        return await self._ask_siblings(lambda siblings: siblings.unfinished(account, host))
+
+    async def _ask_siblings(self, ask: Callable[[Siblings], Sequence[T]]) -> Sequence[T]:
         siblings = self._store.siblings
         if siblings is None:
             return ()
         self._insist()
-        return await self._in_thread(functools.partial(siblings.unfinished, account, host))
+        return await self._in_thread(functools.partial(ask, siblings))
 
     def leave_out(self, paths: Collection[Path]) -> None:
         """Have `find_beside` ask those no more: they are open here, and know more than their files."""

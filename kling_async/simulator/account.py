@@ -75,7 +75,7 @@ class Account:
     _jobs: dict[str, media.VideoJob] = field(init=False, factory=dict)
     _videos: dict[str, bytes] = field(init=False, factory=dict)
     # apart from `rng`, so that the number of requests does not change how long tasks take
-    _ids: Random = field(init=False, factory=lambda: Random(0))  # noqa: S311 - the same
+    _ids: Random = field(init=False, factory=lambda: Random(0))  # noqa: S311 - ids need not be secret
     _last_id: int = field(init=False, default=880_000_000_000_000_000)
     _urls: SignedURLs = field(init=False)
     _struck: list[str] = field(init=False, factory=list)

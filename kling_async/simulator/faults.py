@@ -237,7 +237,7 @@ class Faults:
         Raises:
             ValueError: With the word that is wrong.
         """
-        script = cls(Random(seed))  # noqa: S311 - the same
+        script = cls(Random(seed))  # noqa: S311 - a script, not a secret
         script.add(*(Fault.parse(part) for part in text.split(";") if part.strip()))
         return script
 
