@@ -5,6 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import diagram
+import model_map
 import tables
 
 project = "kling-async"
@@ -14,7 +16,9 @@ version = release = "0.1.0"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["substitution"]
+myst_heading_anchors = 3
 myst_substitutions = {
+    "codes": tables.codes(),
     "commands": tables.commands(),
     "errors": tables.errors(),
     "retryable": tables.retryable(),
@@ -23,9 +27,23 @@ myst_substitutions = {
     "faults": tables.faults(),
     "fault_matrix": tables.fault_matrix(),
     "journal": tables.journal(),
+    "state_diagram": diagram.states(),
+    "model_features": model_map.features(),
+    "model_prices": model_map.prices(),
+    "model_sources": model_map.sources(),
+    "several": model_map.several(),
+    "price_source": model_map.price_source(),
+    "provider_rules": model_map.providers(),
 }
 html_theme = "furo"
 html_title = "kling-async"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_theme_options = {
+    "navigation_with_keys": True,
+    "light_css_variables": {"color-brand-primary": "#0b6e66", "color-brand-content": "#0b6e66"},
+    "dark_css_variables": {"color-brand-primary": "#4fd1c5", "color-brand-content": "#4fd1c5"},
+}
 exclude_patterns = ["_build"]
 
 default_role = "code"  # names in docstrings are read as code; the API is one page

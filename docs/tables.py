@@ -17,16 +17,34 @@ from kling_async.protocol.lifecycle import STATES
 from kling_async.protocol.providers import PROVIDERS, new_api
 from kling_async.simulator import FAULTS
 
-_CODES = (
-    *(1000, 1001, 1002, 1003, 1004),
-    *(1100, 1101, 1102, 1103, 1304),
-    *(1200, 1201, 1202, 1203),
-    *(1300, 1301, 1302, 1303),
-    *(5000, 5001, 5002),
-)
+_CODES = {
+    1000: "the credential was not accepted",
+    1001: "there was no credential",
+    1002: "the credential cannot be read, or is not for this endpoint",
+    1003: "the signature is not valid yet: the clock is fast",
+    1004: "the signature is no longer valid: the clock is slow",
+    1100: "something is wrong with the account",
+    1101: "the account is in arrears",
+    1102: "the resource pack is used up or over, or the balance is empty",
+    1103: "the account may not use this model or endpoint",
+    1304: "this machine's address is not on the allow-list",
+    1200: "a field is missing or wrong",
+    1201: "a field's value is wrong; the text says which",
+    1202: "the method is wrong",
+    1203: "there is no such thing, a model for example",
+    1300: "refused by the platform's policy",
+    1301: "refused for its content",
+    1302: "too many requests",
+    1303: "too many tasks in parallel",
+    5000: "an error inside Kling",
+    5001: "Kling is not available for the moment",
+    5002: "Kling took too long inside",
+}
+"""What Kling means (API reference, errors)."""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
@@ -44,7 +62,7 @@ def _first_line(kind: type) -> str:
 
 def errors() -> str:
     """Every error: what it means, what it says of the task, what to do."""
-    return _table(
+    return table(
         ["error", "means", "outcome", "what to do"],
         (
             ["· " * depth + f"`{kind.__name__}`", _first_line(kind), kind.outcome.name, kind.advice or "-"]
@@ -54,10 +72,22 @@ def errors() -> str:
     )
 
 
+def codes() -> str:
+    """Kling's codes: what each means, its error, and what to do."""
+    return table(
+        ["code", "means", "error", "what to do"],
+        (
+            [str(code), means, f"`{type(error).__name__}`", error.advice]
+            for code, means in _CODES.items()
+            for error in [tree.api_error(code, "", http_status=400)]
+        ),
+    )
+
+
 def retryable() -> str:
     """Kling's codes: the class of each, and whether the client tries again by itself."""
     kinds = {code: tree.api_error(code, "", http_status=400) for code in _CODES}
-    return _table(
+    return table(
         ["code", "error", "a poll or query", "a submit"],
         (
             [
@@ -79,7 +109,7 @@ def _again(error: KlingError, *, creating: bool) -> str:
 
 def states() -> str:
     """The life of a task, by rank."""
-    return _table(
+    return table(
         ["status", "rank", "terminal", "outcome", "means"],
         (
             [
@@ -97,7 +127,7 @@ def states() -> str:
 def providers() -> str:
     """What each provider has."""
     known = [*PROVIDERS.values(), new_api("https://gateway.example.com")]
-    return _table(
+    return table(
         ["provider", "address", "key from", "look-up by our id", "list", "polled at least every", "lacks"],
         (
             [
@@ -116,7 +146,7 @@ def providers() -> str:
 
 def faults() -> str:
     """What can go wrong in the simulator."""
-    return _table(
+    return table(
         ["fault", "what happens", "can strike", "parameters"],
         (
             [
@@ -136,7 +166,7 @@ def journal() -> str:
         database.executescript("".join(MIGRATIONS))
         columns = database.execute("PRAGMA table_info(tasks)").fetchall()
     meanings = dict(re.findall(r"^ +(\w+): (.+?)\.$", Record.__doc__ or "", re.MULTILINE | re.DOTALL))
-    return _table(
+    return table(
         ["column", "type", "means"],
         (
             [f"`{name}`", kind if needed else f"{kind} or NULL", " ".join(meanings[name].split())]
@@ -151,7 +181,7 @@ _FAULTS = Path(__file__).parent.parent / "tests" / "integration" / "fault_table.
 def fault_matrix() -> str:
     """What becomes of each operation when something breaks: the table that the test of faults holds true."""
     told = runpy.run_path(str(_FAULTS))
-    return _table(
+    return table(
         ["what breaks", "create", "create, no look-up", "query", "list", "download"],
         (
             [row.what, *(str(row.ends.get(operation, "-")) for operation in told["OPERATIONS"])]
@@ -160,7 +190,7 @@ def fault_matrix() -> str:
     )
 
 
-COMMANDS = ("animate", "batch", "get", "list", "download", "simulate", "demo")
+COMMANDS = ("animate", "batch", "get", "list", "download", "simulate", "models", "doctor", "demo")
 
 
 def commands() -> str:

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from kling_async.protocol import wire
+from kling_async.protocol import account, wire
+from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.auth import Signer
 from kling_async.protocol.errors import (
     AccountError,
@@ -87,6 +88,10 @@ class Api:
         """Read one page of the list of tasks, counted from 1."""
         request = wire.list_page(self.provider, endpoint, page=page, page_size=page_size)
         return await self._read(request, wire.read_page)
+
+    async def packs(self) -> Sequence[ResourcePack]:
+        """Read the account's resource packs."""
+        return await self._read(wire.packs(self.provider, now=self.clock()), account.read_packs)
 
     async def entries(
         self, endpoint: str, page: int, page_size: int, look: Callable[[Sequence[Mapping[str, Any]]], T]

@@ -25,6 +25,7 @@ from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import (
     MAX_BYTES,
     SOURCE,
+    Header,
     ImageFile,
     ImageText,
     ImageUrl,
@@ -80,10 +81,12 @@ class Resolved:
     Attributes:
         images: by dotted field, see `images.sources`.
         warnings: what is doubtful about them, sentences that name field and file.
+        sizes: width and height as stored, pixels, by dotted field; of those that were read and tell it.
     """
 
     images: Mapping[str, ResolvedImage]
     warnings: tuple[str, ...] = ()
+    sizes: Mapping[str, tuple[int, int]] = attrs.field(factory=dict[str, tuple[int, int]])
 
 
 class _UnfitError(Exception):
@@ -109,6 +112,7 @@ def resolve(request: VideoRequest, *, base: Path | None = None) -> Resolved:
     images: dict[str, ResolvedImage] = {}
     problems: list[Problem] = []
     warnings: list[str] = []
+    sizes: dict[str, tuple[int, int]] = {}
     for field, source in sources(request):
         name = source[:100] if isinstance(source, str) else ""  # of what cannot be located, only ever text
         try:
@@ -118,16 +122,18 @@ def resolve(request: VideoRequest, *, base: Path | None = None) -> Resolved:
                 continue
             if isinstance(meant, Path):
                 name = str(meant)
-                images[field], doubts = _file(meant, field)
+                images[field], header = _file(meant, field)
             else:
                 name = f"the picture given as {'bytes' if isinstance(meant, bytes) else 'base64'}"
-                images[field], doubts = _held(meant, field)
-            warnings += (f"{field}: {name} {doubt}" for doubt in doubts)
+                images[field], header = _held(meant, field)
+            warnings += (f"{field}: {name} {doubt}" for doubt in header.warnings)
+            if header.width and header.height:
+                sizes[field] = header.width, header.height
         except _UnfitError as error:
             problems += (Problem(field, f"{name} {problem}", SOURCE) for problem in error.problems)
     if problems:
         raise RequestError(problems=problems, advice="correct the pictures")
-    return Resolved(images, tuple(warnings))
+    return Resolved(images, tuple(warnings), sizes)
 
 
 def needs_thread(request: VideoRequest) -> bool:
@@ -170,35 +176,35 @@ def _open(path: Path) -> io.BufferedReader:
     return path.open("rb")
 
 
-def _file(path: Path, field: str) -> tuple[ImageFile, tuple[str, ...]]:
+def _file(path: Path, field: str) -> tuple[ImageFile, Header]:
     """Check and hash the picture at *path*."""
     try:
         with _open(path) as reader:
             status = os.fstat(reader.fileno())
-            sha256, doubts = _checked(reader, status.st_size, field)
+            sha256, header = _checked(reader, status.st_size, field)
     except FileNotFoundError:
         raise _UnfitError("does not exist") from None
     except OSError as error:
         raise _UnfitError(f"cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL or half a surrogate pair in its name
         raise _UnfitError(f"is no path: {error}") from error
-    return ImageFile(path, status.st_size, status.st_mtime_ns, sha256), doubts
+    return ImageFile(path, status.st_size, status.st_mtime_ns, sha256), header
 
 
-def _held(picture: str | bytes, field: str) -> tuple[ImageText, tuple[str, ...]]:
+def _held(picture: str | bytes, field: str) -> tuple[ImageText, Header]:
     """Check and hash a picture in memory; it becomes base64 of the one form that is sent."""
     raw = picture if isinstance(picture, bytes) else _decoded(picture)
-    sha256, doubts = _checked(io.BytesIO(raw), len(raw), field)
-    return ImageText(b"".join(_encoded(raw)).decode("ascii"), sha256), doubts
+    sha256, header = _checked(io.BytesIO(raw), len(raw), field)
+    return ImageText(b"".join(_encoded(raw)).decode("ascii"), sha256), header
 
 
-def _checked(reader: io.BufferedReader | io.BytesIO, size: int, field: str) -> tuple[str, tuple[str, ...]]:
-    """The SHA-256 of a picture whose header and size are in order, and what is doubtful about it."""
+def _checked(reader: io.BufferedReader | io.BytesIO, size: int, field: str) -> tuple[str, Header]:
+    """The SHA-256 of a picture whose header and size are in order, and what its header told."""
     header = check(reader, size, field=field)
     if header.problems:
         raise _UnfitError(*header.problems)
     reader.seek(0)
-    return hashlib.file_digest(reader, "sha256").hexdigest(), header.warnings  # reads 256 KiB at a time
+    return hashlib.file_digest(reader, "sha256").hexdigest(), header  # reads 256 KiB at a time
 
 
 def _decoded(text: str) -> bytes:

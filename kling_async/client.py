@@ -7,19 +7,20 @@ import random
 import ssl as tls
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # public, not in typeshed
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import aiohttp
 
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import Hook, Hooks, Statistics
 from kling_async.parts import is_file
-from kling_async.protocol import auth
+from kling_async.protocol import auth, environment
+from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.auth import Credentials
+from kling_async.protocol.budget import Budget
 from kling_async.protocol.callbacks import Callback
 from kling_async.protocol.checks import is_http_url
 from kling_async.protocol.errors import (
@@ -64,6 +65,9 @@ class KlingClient:
             files.
         callback_url: where Kling posts the status changes of every task whose request does not say so, or
             what gives that URL for an external_task_id; give what arrives there to `observe`.
+        check: what is done about doubts of a request, by the map of Kling's models or about its pictures:
+            ``warn`` logs them, those of the map once, ``error`` refuses them as it refuses what is sure to
+            fail. What is refused takes no slot and no row of the journal. ``extra_body`` is not checked.
         session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's
             own.
         transport: takes the place of aiohttp altogether.
@@ -89,6 +93,7 @@ class KlingClient:
         session: aiohttp.ClientSession | None = None,
         journal: str | Path | None = None,
         callback_url: CallbackURL | None = None,
+        check: Literal["warn", "error"] = "warn",
         transport: Transport | None = None,
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
@@ -99,6 +104,8 @@ class KlingClient:
         for name, value in (("max_in_flight", max_in_flight), ("max_uploads", max_uploads)):
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+        if check not in ("warn", "error"):
+            raise ConfigurationError(f"check must be warn or error, not {check!r}")
         if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
             raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
         if callback_url is not None and not callable(callback_url) and not is_http_url(callback_url):
@@ -122,6 +129,7 @@ class KlingClient:
                 callback_url=callback_url,
                 hooks=Hooks(hooks),
                 rng=rng or random.SystemRandom(),
+                check=check,
             ),
             journal=None if journal is None else _path(journal),
             session=session,
@@ -151,8 +159,8 @@ class KlingClient:
         Raises:
             ConfigurationError: no key, or keys of several providers and no choice.
         """
-        credentials, chosen = auth.choose(env, provider)
-        options.setdefault("proxy", _proxy_for(chosen.base_url, env))
+        credentials, chosen = environment.choose(env, provider)
+        options.setdefault("proxy", environment.proxy_for(chosen.base_url, env))
         if "ssl" not in options and env.get("SSL_CERT_FILE"):
             from kling_async.transport import default_ssl  # comes with the engine: see the constructor
 
@@ -260,6 +268,7 @@ class KlingClient:
         save_to: str | Path | None = None,
         again: Again = never,
         namespace: str | None = None,
+        budget: Budget | Decimal | float | None = None,
     ) -> Completions:
         """Submit many requests and iterate over their completions as they come.
 
@@ -274,10 +283,18 @@ class KlingClient:
             again: asked about each request that an earlier run ended without a video, by its key and
                 status; True makes it anew, and pays anew.
             namespace: what ids of requests without a key are derived from in a new journal; left out, random.
+            budget: units of money that these requests may cost; a `Budget` where they have prices of your
+                own, or where several streams share it. One that does not fit, or has no known price, is a
+                completion with `BudgetError`; what fits behind it goes on.
+
+        Raises:
+            ConfigurationError: *budget* is no number from 0.
+            RequestError: *save_to* is a file.
         """
         folder = None if save_to is None else _path(save_to)
         if folder is not None and is_file(folder):
             raise RequestError(f"save_to must be a folder for many videos, not {folder}")
+        purse = budget if isinstance(budget, Budget | None) else Budget(budget)
 
         def start() -> "Stream":
             return self._running().stream(
@@ -287,6 +304,7 @@ class KlingClient:
                 save_to=folder,
                 again=again,
                 namespace=namespace,
+                budget=purse,
             )
 
         return Completions(start)
@@ -368,6 +386,17 @@ class KlingClient:
         async for task in self._running().list_tasks(kind.endpoint, page_size):
             yield task
 
+    async def account(self) -> list[ResourcePack]:
+        """Read the account's resource packs: what is left of them, until when, and for how many slots.
+
+        What is left lags behind by up to 12 hours (API reference, account and billing endpoints).
+
+        Raises:
+            UnsupportedError: the provider does not tell.
+            KlingError: the provider could not be asked, after the client's retries.
+        """
+        return list(await self._running().engine.packs())
+
     async def download(self, task: Task | TaskHandle, to: str | Path) -> Path:
         """Download the video of a task that succeeded; returns the file.
 
@@ -442,13 +471,3 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 def _path(to: str | Path) -> Path:
     return Path(to).expanduser()
-
-
-def _proxy_for(base_url: str, env: Mapping[str, str]) -> str | None:
-    """The proxy for *base_url* by the usual variables."""
-    proxy = env.get("HTTPS_PROXY") or env.get("https_proxy")
-    excluded = env.get("NO_PROXY") or env.get("no_proxy") or ""
-    host = urlsplit(base_url).netloc
-    if not proxy or not base_url.startswith("https:"):
-        return None
-    return None if proxy_bypass_environment(host, {"no": excluded}) else proxy

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -24,6 +24,7 @@ from kling_async.instrumentation import Completed, Detached, Hooks
 from kling_async.intake import Intake
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, lifecycle
+from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.errors import KlingError, Outcome
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.schedule import Polling
@@ -53,6 +54,7 @@ class Options:
     callback_url: CallbackURL | None
     hooks: Hooks
     rng: random.Random
+    check: Literal["warn", "error"] = "warn"
 
 
 class Engine:
@@ -124,9 +126,11 @@ class Engine:
             keeper=self,
             publish=self._publish,
             callback_url=options.callback_url,
+            check=options.check,
         )
         self._read = self._retrying(api.task)
         self._page = self._retrying(api.page)
+        self._packs = self._retrying(api.packs)
 
     def _submission(self) -> Submission:
         options = self._options
@@ -166,6 +170,11 @@ class Engine:
         """Read one page of the list of tasks, for a caller."""
         async with self.crew.visit():
             return await self._page(endpoint, page, page_size)
+
+    async def packs(self) -> Sequence[ResourcePack]:
+        """Read the account's resource packs, for a caller."""
+        async with self.crew.visit():
+            return await self._packs()
 
     async def stop(self, drain: float) -> list[Flight]:
         """Take no more requests, wait up to *drain* seconds for tasks, then end; returns what still runs.

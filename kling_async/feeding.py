@@ -4,14 +4,18 @@ import asyncio
 import collections
 import heapq
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from kling_async.checking import charged, estimate
 from kling_async.engine import Engine
 from kling_async.flight import Flight, SlotKey, default_name
+from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import (
+    BudgetError,
     DownloadError,
     EngineError,
     KlingError,
@@ -55,6 +59,7 @@ class Stream:
     save_to: Path | None = attrs.field(kw_only=True)
     again: Again = attrs.field(kw_only=True)
     namespace: str | None = attrs.field(kw_only=True)
+    budget: Budget | None = attrs.field(kw_only=True)
     recording: Recording | None = None
     ready: dict[int, Completion] = attrs.field(factory=dict[int, Completion])
     deadlines: list[tuple[float, int, _Item, Flight]] = attrs.field(factory=list[Any])
@@ -160,7 +165,8 @@ class Stream:
             raise
         flight.label = item.key
         flight.listen(self._listener(item))  # hears every end, also that of the check
-        await self.engine.intake.check_quietly(flight, self.recording)
+        admit = None if self.budget is None else self._admit
+        await self.engine.intake.check_quietly(flight, self.recording, admit)
         return flight.same is None and not flight.resumed
 
     def _name(self, request: VideoRequest) -> str:
@@ -173,11 +179,51 @@ class Stream:
         self.names.setdefault(unique, 1)
         return unique
 
+    # The budget
+
+    def _estimate(self, flight: Flight) -> Decimal | None:
+        assert flight.request is not None  # it came from a stream
+        assert self.budget is not None  # else nobody asks
+        return estimate(flight.request, self.engine.api.provider, self.budget.prices)
+
+    def _admit(self, flight: Flight) -> "asyncio.Future[None] | None":
+        """Reserve what *flight* will cost; see `Intake.check`."""
+        budget, units = self.budget, self._estimate(flight)
+        assert budget is not None  # else nobody asks
+        if units is None and not budget.allow_unpriced:
+            model = flight.slot_key[1]
+            raise BudgetError(
+                f"no price is known of this request ({model}), and there is a budget",
+                advice="give prices of your own, or allow what has no price",
+            )
+        units = units or Decimal(0)
+        if budget.fits(units):
+            budget.reserve(flight.judged.external_task_id or "", units)
+            return None
+        if not budget.may_fit(units):
+            left = max(budget.limit - budget.spent, Decimal(0))
+            raise BudgetError(f"it would cost {units} units, and {left} of {budget.limit} are left")
+        future = self.engine.crew.loop.create_future()
+        budget.on_settled(lambda: None if future.done() else future.set_result(None))
+        return future
+
+    def _account(self, flight: Flight) -> None:
+        """Tell the budget what *flight* cost, now that it is over."""
+        budget, name = self.budget, flight.judged.external_task_id
+        if budget is None or not flight.done or not name:
+            return
+        status, units = flight.task.status, flight.task.units
+        if status not in (TaskStatus.REFUSED, TaskStatus.FAILED):  # which cost nothing, unless Kling says so
+            assert flight.request is not None  # it came from a stream
+            units = charged(units, flight.request, self.engine.api.provider, budget.prices)
+        budget.settle(name, units or Decimal(0))
+
     # The engine's side
 
     def _listener(self, item: _Item) -> Callable[[Flight], None]:
         def listener(flight: Flight) -> None:
             item.task = flight.task
+            self._account(flight)
             if item.ended:
                 return
             if flight.done or flight.error is not None:

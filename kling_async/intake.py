@@ -6,15 +6,16 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
-from kling_async import bodies
+from kling_async import bodies, checking
 from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
 from kling_async.pollers import Pollers
 from kling_async.protocol import identity, wire
 from kling_async.protocol.checks import is_http_url
-from kling_async.protocol.errors import KlingError, RequestError
+from kling_async.protocol.errors import KlingError, Problem, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.protocol.providers import Provider
 from kling_async.recording import Recording
@@ -22,9 +23,13 @@ from kling_async.register import Register
 from kling_async.submission import Submission
 from kling_async.typing import Again, CallbackURL, never
 
-__all__ = ["Intake"]
+__all__ = ["Admit", "Intake"]
 
 logger = logging.getLogger("kling_async")
+
+Admit = Callable[[Flight], "asyncio.Future[None] | None"]
+"""Asked of a request that would be paid for: None lets it go, a future has it wait and be asked of again;
+it is refused by raising."""
 
 LONGEST_ID = "0" * 64
 """Stands for a task_id not known yet (they have 18 or 19 digits), so that the token will not be too long."""
@@ -44,6 +49,7 @@ class Intake:
         keeper: told of what is known of a task.
         publish: lets everyone see a task, when what is known of it is durable.
         callback_url: where Kling posts of those whose request does not say.
+        check: what is done about what the map of Kling's models doubts.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class Intake:
         keeper: Keeper,
         publish: Callable[[Flight], None],
         callback_url: CallbackURL | None,
+        check: Literal["warn", "error"],
     ) -> None:
         self._register = register
         self._provider = provider
@@ -70,6 +77,8 @@ class Intake:
         self._keeper = keeper
         self._publish = publish
         self._callback_url = callback_url
+        self._check = check
+        self._doubted: set[tuple[str, str]] = set()
         self._order = itertools.count()
         self._slot_keys: dict[SlotKey, SlotKey] = {}
 
@@ -102,7 +111,12 @@ class Intake:
         return flight
 
     async def check(
-        self, flight: Flight, recording: Recording | None = None, *, refusal: RequestError | None = None
+        self,
+        flight: Flight,
+        recording: Recording | None = None,
+        *,
+        refusal: RequestError | None = None,
+        admit: Admit | None = None,
     ) -> None:
         """Check the pictures of a flight in line, name it, and let it go when its turn comes.
 
@@ -113,6 +127,7 @@ class Intake:
             flight: in line.
             recording: where it is recorded, and what is made again.
             refusal: raised instead of submitting what no earlier run has brought to its end.
+            admit: asked before what is new goes on.
 
         Raises:
             RequestError: with every problem of its pictures; nothing was sent.
@@ -124,9 +139,12 @@ class Intake:
                 flight.about(flight.error)
             if refusal is not None and not flight.resumed:
                 raise refusal
+            if admit is not None and self._is_new(flight):
+                await self._admitted(flight, admit)
         except BaseException as error:
-            if flight.resumed:  # its row tells of an earlier run's task, which this does not touch
-                flight.resumed, flight.record, flight.judged = False, None, flight.task
+            flight.record = None  # nothing of it was to be recorded yet
+            if flight.resumed:  # and what is known is of an earlier run's task, which this does not touch
+                flight.resumed, flight.judged = False, flight.task
             self.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
         if flight.in_line:
@@ -134,10 +152,27 @@ class Intake:
                 logger.warning("%s: %s", flight.key or "request", warning)
             self._place(flight)
 
-    async def check_quietly(self, flight: Flight, recording: Recording | None) -> None:
+    async def check_quietly(
+        self, flight: Flight, recording: Recording | None, admit: Admit | None = None
+    ) -> None:
         """`check`, for nobody who waits: what is wrong is told by the flight's own end."""
         with contextlib.suppress(KlingError):
-            await self.check(flight, recording)
+            await self.check(flight, recording, admit=admit)
+
+    def _is_new(self, flight: Flight) -> bool:
+        """Whether *flight* is to be submitted: no earlier run, nor anyone in this one, wanted the same."""
+        name = flight.judged.external_task_id or ""
+        known = self._register.find(name) or self._register.settled(name)
+        return flight.in_line and not flight.resumed and known is None
+
+    async def _admitted(self, flight: Flight, admit: Admit) -> None:
+        """Wait until *flight* may go on, out of line, so that nobody behind it waits too."""
+        while (asked_again := admit(flight)) is not None:
+            self._submission.lines.set_aside(flight)
+            try:
+                await asked_again
+            finally:
+                self._submission.lines.take_back(flight)
 
     async def _prepare(self, flight: Flight, recording: Recording | None) -> Sequence[str]:
         """Read the pictures of *flight*, recognise it, and write what is sent; returns what to warn of."""
@@ -159,11 +194,38 @@ class Intake:
             external_task_id=name,
             callback_url=None if is_there or request.callback_url else self._callback_url_for(name),
         )
+        doubts = self._doubts(flight, resolved) if self._is_new(flight) else []
         flight.prepared = prepared if flight.in_line else None
         self._issuer.token(
             flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=name
         )  # raises now what is wrong with the key
-        return resolved.warnings
+        return [*resolved.warnings, *doubts]
+
+    def _doubts(self, flight: Flight, resolved: bodies.Resolved) -> list[str]:
+        """What the map of Kling's models doubts of *flight*, each of it told once.
+
+        Raises:
+            RequestError: with all that it is sure will be refused.
+        """
+        assert flight.request is not None  # it is new
+        found = checking.findings(flight.request, self._provider, resolved)
+        is_strict = self._check == "error"
+        problems = [
+            Problem(each.field, each.message, each.source)
+            for each in found
+            if is_strict or each.severity == "error"
+        ]
+        doubted = (warning.partition(": ") for warning in resolved.warnings if is_strict)
+        problems += (Problem(field, message) for field, _, message in doubted)
+        if problems:
+            raise RequestError(
+                problems=problems,
+                advice="correct the request; what only this package's map has wrong goes into extra_body",
+            )
+        model = flight.request.model_name
+        new = [str(each) for each in found if (model, each.field) not in self._doubted]
+        self._doubted.update((model, each.field) for each in found)
+        return new
 
     def _callback_url_for(self, external_task_id: str) -> str | None:
         if not callable(self._callback_url):

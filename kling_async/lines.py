@@ -27,6 +27,7 @@ class _Line:
 
     slots: Slots
     queue: list[Flight] = attrs.field(factory=list[Flight])
+    aside: set[Flight] = attrs.field(factory=set[Flight])
     timer: asyncio.TimerHandle | None = None
     watchers: list[asyncio.Future[None]] = attrs.field(factory=list[asyncio.Future[None]])
 
@@ -61,7 +62,7 @@ class Lines:
     @property
     def waiting(self) -> int:
         """Requests in line."""
-        return sum(flight.in_line for line in self._lines.values() for flight in line.queue)
+        return sum(flight.in_line for line in self._lines.values() for flight in (*line.queue, *line.aside))
 
     @property
     def limit(self) -> int:
@@ -75,6 +76,20 @@ class Lines:
         flight.taken_at = asyncio.get_running_loop().time()
         flight.in_line = True
         heapq.heappush(self._line(flight.slot_key).queue, flight)
+
+    def set_aside(self, flight: Flight) -> None:
+        """Let those behind *flight* pass while it waits for something else than a slot; see `take_back`."""
+        line = self._line(flight.slot_key)
+        line.aside.add(flight)
+        line.queue.remove(flight)
+        heapq.heapify(line.queue)
+        self.dispatch(flight.slot_key)
+
+    def take_back(self, flight: Flight) -> None:
+        """*flight* was set aside, and is in its place again; nobody leaves before the next `dispatch`."""
+        line = self._line(flight.slot_key)
+        line.aside.discard(flight)
+        heapq.heappush(line.queue, flight)
 
     def withdraw(self, flight: Flight) -> bool:
         """Take *flight* out of line; False: it has left."""
@@ -182,8 +197,9 @@ class Lines:
         """Refuse everyone in this line, or in all; each gets an error of its own."""
         lines = list(self._lines.values()) if slot_key is None else [self._line(slot_key)]
         for line in lines:
-            queue, line.queue = line.queue, []
-            for flight in sorted(queue):
+            waiting = sorted((*line.queue, *line.aside))
+            line.queue = []
+            for flight in waiting:
                 if self.withdraw(flight):
                     seen = Task(None, flight.judged.external_task_id, TaskStatus.REFUSED)
                     refusal = error()

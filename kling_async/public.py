@@ -1,6 +1,8 @@
 """The public names of the package, gathered from the modules they come from."""
 
+from kling_async.checking import check, estimate
 from kling_async.client import KlingClient, animate
+from kling_async.fitting import fit
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import (
     Ambiguous,
@@ -16,7 +18,10 @@ from kling_async.instrumentation import (
     Submitted,
     Waiting,
 )
+from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.auth import AccessKey, APIKey
+from kling_async.protocol.budget import Budget
+from kling_async.protocol.capabilities import Finding
 from kling_async.protocol.errors import (
     AccountError,
     AlreadyExistsError,
@@ -63,6 +68,7 @@ from kling_async.protocol.models import (
     Video,
     VideoRequest,
 )
+from kling_async.protocol.prices import Prices
 from kling_async.protocol.providers import COMETAPI, EZMODEL, KLING, KLING_CN, Provider, new_api
 from kling_async.protocol.schedule import Polling
 from kling_async.retries import Retries
@@ -81,6 +87,7 @@ __all__ = [
     "AlreadyExistsError",
     "Ambiguous",
     "AuthenticationError",
+    "Budget",
     "BudgetError",
     "CallbackError",
     "CameraConfig",
@@ -97,6 +104,7 @@ __all__ = [
     "DynamicMask",
     "EngineError",
     "Event",
+    "Finding",
     "GatewayError",
     "Hook",
     "Image",
@@ -112,11 +120,13 @@ __all__ = [
     "PolicyError",
     "Polled",
     "Polling",
+    "Prices",
     "Problem",
     "ProtocolError",
     "Provider",
     "RateLimitError",
     "RequestError",
+    "ResourcePack",
     "ResponseLostError",
     "Retried",
     "Retries",
@@ -137,5 +147,8 @@ __all__ = [
     "WaitTimeoutError",
     "Waiting",
     "animate",
+    "check",
+    "estimate",
+    "fit",
     "new_api",
 ]

@@ -24,6 +24,7 @@ from kling_async.journal import FILE_NAME
 from kling_async.parts import is_file
 from kling_async.protocol import identity
 from kling_async.protocol.auth import Credentials, Signer
+from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import (
     ConcurrencyLimitError,
     DownloadError,
@@ -158,6 +159,7 @@ class Running:
         save_to: Path | None,
         again: Again,
         namespace: str | None,
+        budget: Budget | None,
     ) -> Stream:
         """The stream of *requests*, begun; see `KlingClient.completions`."""
         stream = Stream(
@@ -168,6 +170,7 @@ class Running:
             save_to=save_to,
             again=again,
             namespace=namespace,
+            budget=budget,
         )
         self._streams.add(stream)
         self.engine.crew.spawn(stream.feed())

@@ -1,5 +1,6 @@
 """Sources of many requests: what is read from them, and what is refused before anything is sent."""
 
+import base64
 import io
 import json
 import struct
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kling_async import EZMODEL, ImageToVideo, MultiImageToVideo, RequestError
-from kling_async.batch import _FIELDS, Earlier, Item, _is_text, compare, read_source
+from kling_async import EZMODEL, KLING, ImageToVideo, MultiImageToVideo, RequestError
+from kling_async.batch import Earlier, Item, compare, read_source
 from kling_async.journal import Record
 
 
@@ -41,16 +42,30 @@ def lines(*rows: object) -> str:
     return "".join(f"{json.dumps(row)}\n" for row in rows)
 
 
+def items_in(*args: Any, **kwargs: Any) -> tuple[Item, ...]:
+    """The items of a source in which nothing is wrong."""
+    read = read_source(*args, **kwargs)
+    assert (read.problems, read.bad) == ((), 0)
+    return read.items
+
+
 def requests(source: Path, **defaults: Any) -> list[Any]:
     """The requests alone."""
-    return [item.request for item in read_source(source, defaults=defaults)]
+    return [item.request for item in items_in(source, defaults=defaults)]
 
 
-def refusals(*args: Any, **kwargs: Any) -> list[str]:
-    """Every problem, as it is told."""
+def problems(*args: Any, **kwargs: Any) -> list[str]:
+    """What is wrong with the rows of a source, as it is told."""
+    read = read_source(*args, **kwargs)
+    assert bool(read.problems) == bool(read.bad)
+    return [str(problem) for problem in read.problems]
+
+
+def refusal(*args: Any, **kwargs: Any) -> RequestError:
+    """Why nothing can be read."""
     with pytest.raises(RequestError) as caught:
         read_source(*args, **kwargs)
-    return [str(problem) for problem in caught.value.problems] or [caught.value.what]
+    return caught.value
 
 
 def test_folder_by_name(folder: Path):
@@ -58,7 +73,7 @@ def test_folder_by_name(folder: Path):
     for name in ("._b.png", ".hidden.png", "notes.md"):
         (folder / name).write_bytes(png())
     (folder / "out.png").mkdir()
-    items = read_source(folder, defaults={"prompt": "x"})
+    items = items_in(folder, defaults={"prompt": "x"})
     assert [(item.key, item.name) for item in items] == [(None, "a"), (None, "b"), (None, "c")]
     assert items[0].request == ImageToVideo(image=folder / "a.PNG", prompt="x")
 
@@ -66,19 +81,89 @@ def test_folder_by_name(folder: Path):
 def test_text_beside_a_picture_is_its_prompt(folder: Path):
     """A .txt file of the picture's name goes before the common prompt, and does for a missing one."""
     (folder / "b.txt").write_text("the bee flies\n")
-    prompts = [item.request.prompt for item in read_source(folder, defaults={"prompt": "x"})]
+    prompts = [item.request.prompt for item in items_in(folder, defaults={"prompt": "x"})]
     assert prompts == ["x", "the bee flies", "x"]
-    assert refusals(folder) == [
+    assert problems(folder) == [
         f"{folder / name}.{end}: has no prompt: give one for all, or write it in {name}.txt"
         for name, end in (("a", "PNG"), ("c", "png"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "prompt"),
+    [
+        ("caf\xe9 \u732b".encode("utf-8-sig"), "caf\xe9 \u732b"),
+        ("caf\xe9 \u732b".encode("utf-16"), "caf\xe9 \u732b"),
+        ("caf\xe9".encode("utf-16-le"), "caf\xe9"),
+        (b"\xef\xbb\xbf \n", "x"),
+        (b"", "x"),
+    ],
+)
+def test_prompt_files_of_any_editor(tmp_path: Path, data: bytes, prompt: str):
+    """A prompt beside a picture may be UTF-8 or UTF-16; an empty one is not given; .TXT counts too."""
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "a.TXT").write_bytes(data)
+    (item,) = items_in(tmp_path, defaults={"prompt": "x"})
+    assert item.request.prompt == prompt
+
+
+def test_prompt_files_that_differ_in_case(tmp_path: Path):
+    """Where both are there, .txt goes before .TXT; some systems hold them for one."""
+    (tmp_path / "a.png").write_bytes(png())
+    for name in ("a.txt", "a.TXT"):
+        (tmp_path / name).write_text("one")
+    (tmp_path / "a.txt").write_text("two")
+    assert requests(tmp_path)[0].prompt == "two"
+
+
+def test_prompt_files_that_are_no_utf8(folder: Path):
+    """They are read as Windows-1252 and told of once; what is not even that is its picture's problem."""
+    (folder / "a.txt").write_bytes("caf\xe9".encode("cp1252"))
+    (folder / "b.txt").write_bytes("\u201cna\xefve\u201d".encode("cp1252"))
+    (folder / "c.txt").write_bytes(b"\x81\x8d")
+    read = read_source(folder)
+    assert [item.request.prompt for item in read.items] == ["caf\xe9", "\u201cna\xefve\u201d"]
+    (warning,) = read.warnings
+    doubt = f'{folder / "a.txt"} is no UTF-8 and was read as Windows-1252 ("caf\xe9"): if that is wrong'
+    assert warning == f"{doubt}, save it as UTF-8 (1 more like it)"
+    assert [str(problem) for problem in read.problems] == [
+        f"{folder / 'c.png'}: has a prompt that is no text (c.txt): save it as UTF-8"
+    ]
+
+
+def test_pictures_to_convert_are_not_left_out_in_silence(folder: Path):
+    """What Kling does not take is counted and told of; with fit it is read like the others."""
+    for name in ("d.heic", "e.WEBP", "f.webp", "._g.heic"):
+        (folder / name).write_bytes(b"RIFF1234WEBP")
+    assert read_source(folder, defaults={"prompt": "x"}).warnings == (
+        f"{folder}: 3 pictures are left out that Kling does not take (.heic, .webp): --fit converts them",
+    )
+    fitted = read_source(folder, defaults={"prompt": "x"}, fit=lambda _: folder / "c.png")
+    assert [item.place for item in fitted.items] == [
+        str(folder / name) for name in ("a.PNG", "b.png", "c.png", "d.heic", "e.WEBP", "f.webp")
+    ]
+    assert fitted.warnings == ()
+
+
+def test_folder_of_nothing_but_pictures_to_convert(tmp_path: Path):
+    """It says what was looked for, and what is there instead."""
+    (tmp_path / "d.heic").touch()
+    assert refusal(tmp_path).advice == (
+        "1 picture is left out that Kling does not take (.heic): --fit converts it"
+    )
+
+
+def test_common_prompt_that_is_too_long(folder: Path):
+    """It is told of each picture that it is for, and nobody is asked for a prompt."""
+    told = problems(folder, defaults={"prompt": "x" * 3000})
+    assert told[0] == f"{folder / 'a.PNG'}: must be at most 2500 characters, not 3000"
 
 
 def test_same_stems_get_different_names(folder: Path):
     """Pictures of one name are counted in their order; a name made up is no key."""
     (folder / "a.jpeg").write_bytes(png(500, 500))
     rows = [{"image": "a.jpeg"}, {"image": "a.PNG"}, {"image": "b.png", "key": "bee"}]
-    items = read_source(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+    items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
     assert [(item.key, item.name) for item in items] == [(None, "a"), (None, "a-2"), ("bee", "bee")]
     assert [item.submission for item in items] == [
         items[0].request,
@@ -116,7 +201,7 @@ def test_rows_win_over_defaults(folder: Path):
         {"image": "a.PNG", "prompt": "own", "mode": "pro"},
         {"image": "b.png", "prompt": "own", "mode": None},
     )
-    items = read_source(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x", "mode": "std"})
+    items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x", "mode": "std"})
     assert [(item.request.prompt, item.request.mode) for item in items] == [("own", "pro"), ("own", "std")]
 
 
@@ -124,35 +209,117 @@ def test_stdin_is_json_lines(folder: Path, monkeypatch: pytest.MonkeyPatch):
     """An open file is JSON lines, relative to the working directory; blank lines do no harm."""
     monkeypatch.chdir(folder)
     data = b"\xef\xbb\xbf" + lines({"image": "a.PNG", "prompt": "x"}).encode() + b"\n  \n"
-    (item,) = read_source(io.BytesIO(data))
+    (item,) = items_in(io.BytesIO(data))
     assert (item.name, item.request) == ("a", ImageToVideo(image=folder / "a.PNG", prompt="x"))
 
 
-def test_csv_cells(folder: Path):
-    """Cells are text where the field is text, else JSON; empty ones, short and blank lines are fine."""
-    text = (
-        "key;image;prompt;duration;cfg_scale;watermark_info;camera_control\r\n"
-        'one;a.PNG;"two\nlines; one prompt";10;0.5;TRUE;'
-        '"{""type"": ""simple"", ""config"": {""zoom"": 5}}"\r\n'
-        ";;;;;;\r\n"
-        "two;b.png;x\r\n"
-    )
-    path = written(folder, "m.csv", "\ufeff" + text)
-    assert [item.key for item in read_source(path)] == ["one", "two"]
-    first, second = requests(path)
-    assert (first.prompt, first.duration, first.cfg_scale) == ("two\nlines; one prompt", "10", 0.5)
-    assert first.watermark_info is True
-    assert first.camera_control.config.zoom == 5
-    assert second == ImageToVideo(image=folder / "b.png", prompt="x")
+def test_common_prompts_are_filled_in(folder: Path):
+    """A default's words in braces are the names of the row's first picture; double braces are braces."""
+    defaults = {"prompt": "{stem} of {folder}: {name} {{{key}}}", "negative_prompt": "no {stem}"}
+    rows = [
+        {"image": "a.PNG", "key": "ant"},
+        {"image": "https://example.com/big%20cats/li{on}.png?sig=1"},
+        {"image_list": ["b.png", {"image": "c.png"}], "negative_prompt": "{stem} {nothing}"},
+        {"image_tail": "c.png"},
+        {"image": "data:image/png;base64," + base64.b64encode(png()).decode()},
+    ]
+    items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults=defaults)
+    assert [(item.request.prompt, item.request.negative_prompt) for item in items] == [
+        (f"a of {folder.name}: a.PNG {{ant}}", "no a"),
+        ("li{on} of big cats: li{on}.png {li{on}}", "no li{on}"),
+        (f"b of {folder.name}: b.png {{b}}", "{stem} {nothing}"),
+        (f"c of {folder.name}: c.png {{c}}", "no c"),
+        ("video of video: video {video}", "no video"),
+    ]
 
 
-def test_every_field_is_text_or_json_in_a_csv():
-    """A field is read as text exactly if the API takes text there."""
-    not_text = {
-        "watermark_info", "extra_body", "cfg_scale", "dynamic_masks", "camera_control", "multi_shot",
-        "multi_prompt", "element_list", "voice_list", "image_list",
-    }  # fmt: skip
-    assert {name for name, annotation in _FIELDS.items() if not _is_text(annotation)} == not_text
+@pytest.mark.parametrize("prompt", ["{stern}", "a { b", "}", "{}", "{stem!r}", "{{{stem}}"])
+def test_unknown_words_in_braces(folder: Path, prompt: str):
+    """They are one refusal of the whole source that names what is known, and none of each row."""
+    (problem,) = refusal(folder, defaults={"prompt": prompt}).problems
+    assert problem.field == "prompt"
+    assert "known are {stem}, {name}, {folder}, {key}" in problem.message
+
+
+def test_pictures_are_fitted_but_masks_are_not(folder: Path):
+    """Each path that a row gives is fitted once, masks and URLs never; names are the pictures' own."""
+    asked: list[str] = []
+
+    def fit(path: Path) -> Path:
+        asked.append(path.name)
+        place = folder / "fitted" / f"{path.stem}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(png())
+        return place
+
+    masks = [{"mask": "b.png", "trajectories": [{"x": 1, "y": 2}, {"x": 3, "y": 4}]}]
+    rows = [
+        {"image": "a.PNG", "image_tail": "https://example.com/t.png"},
+        {"image": "a.PNG", "static_mask": "b.png"},
+        {"image": "a.PNG", "dynamic_masks": masks},
+        {"image_list": ["c.png", "a.PNG"]},
+    ]
+    items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit)
+    assert asked == ["a.PNG", "c.png"]
+    assert [item.name for item in items] == ["a", "a-2", "a-3", "c"]
+    made: list[Any] = [item.request for item in items]
+    first, second, third, several = made
+    assert (first.image, second.static_mask) == (folder / "fitted" / "a.jpg", folder / "b.png")
+    assert third.dynamic_masks[0].mask == folder / "b.png"
+    assert several.image_list == (folder / "fitted" / "c.jpg", folder / "fitted" / "a.jpg")
+
+
+def test_what_cannot_be_fitted(folder: Path):
+    """Its clause is the problem of each row that names it, beside the row's others; none is lost."""
+
+    def fit(path: Path) -> Path:
+        if path.name == "c.png":
+            raise OSError(28, "No space left on device")
+        raise ValueError("is 100 x 100 px and would be blurred")
+
+    rows = [{"image": "a.PNG", "duration": 60}, {"image_list": ["b.png", "c.png"]}, {"image": "none.png"}]
+    assert problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit) == [
+        f"m.jsonl:1: image: {folder / 'a.PNG'} is 100 x 100 px and would be blurred",
+        "m.jsonl:1: duration: must be whole seconds from 3 to 15, not '60'",
+        f"m.jsonl:2: image_list[0]: {folder / 'b.png'} is 100 x 100 px and would be blurred",
+        f"m.jsonl:2: image_list[1]: {folder / 'c.png'} cannot be fitted: No space left on device",
+        f"m.jsonl:3: image: {folder / 'none.png'} does not exist",
+    ]
+
+
+def test_what_fit_would_help(folder: Path):
+    """Without fit, a picture of another format or too many bytes names it; a mask or a small one does not."""
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "large.png").write_bytes(png() + bytes(11_000_000))
+    (folder / "small.png").write_bytes(png(200, 200))
+    rows = [
+        {"image": "phone.heic"},
+        {"image": "large.png"},
+        {"image": "small.png"},
+        {"image": "a.PNG", "static_mask": "phone.heic"},
+    ]
+    told = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+    assert [one.endswith(", or let --fit do it") for one in told] == [True, True, False, False]
+
+
+def test_doubts_are_kept_and_errors_are_problems(folder: Path):
+    """What the map is sure of is the row's problem, what it doubts its item's finding; check decides."""
+    (folder / "cut.png").write_bytes(png()[:-8])
+    rows = [
+        {"image": "cut.png"},
+        {"image": "a.PNG", "duration": 7, "model_name": "kling-v2-6"},
+    ]
+    path = written(folder, "m.jsonl", lines(*rows))
+    read = read_source(path, defaults={"prompt": "x"}, provider=KLING)
+    ((finding,),) = (item.findings for item in read.items)
+    assert (finding.field, finding.severity) == ("image", "warning")
+    assert finding.message.endswith("it ends without the end mark of a whole picture")
+    (problem,) = read.problems
+    assert problem.field == "m.jsonl:2: duration"
+    strict = read_source(path, defaults={"prompt": "x"}, provider=KLING, check="error")
+    assert [each.field for each in strict.problems] == ["m.jsonl:1: image", "m.jsonl:2: duration"]
+    assert strict.items == ()
+    assert len(read_source(path, defaults={"prompt": "x"}).items) == 2
 
 
 def test_all_problems_are_told_in_their_order(folder: Path):
@@ -170,7 +337,7 @@ def test_all_problems_are_told_in_their_order(folder: Path):
         '{"image": "none.png", "prompt": "x", "key": ""}',
         '{"image": "ftp://example.com/a.png", "prompt": "x"}',
     ]
-    told = refusals(written(folder, "m.jsonl", "\n".join(rows)))
+    told = problems(written(folder, "m.jsonl", "\n".join(rows)))
     assert [one.split(" ")[:2] for one in told] == [
         ["m.jsonl:2:", "image:"],
         ["m.jsonl:3:", "promt:"],
@@ -189,34 +356,15 @@ def test_all_problems_are_told_in_their_order(folder: Path):
 def test_picture_of_a_folder_is_its_own_place(folder: Path):
     """What is wrong with a picture in a folder is told by its path alone."""
     (folder / "b.png").write_bytes(png(200, 200))
-    assert refusals(folder, defaults={"prompt": "x"}) == [
+    assert problems(folder, defaults={"prompt": "x"}) == [
         f"{folder / 'b.png'}: is 200 x 200 px: each side must be at least 300 px"
     ]
-
-
-def test_csv_problems(folder: Path):
-    """An unknown column names the closest; broken cells, surplus cells and wrong bytes name their line."""
-    assert refusals(written(folder, "a.csv", "image,promt\na.PNG,x\n")) == [
-        "a.csv:1: no such column: 'promt'; did you mean prompt?"
-    ]
-    rows = 'image,prompt,cfg_scale\na.PNG,"two\nlines",abc\nb.png,x,1,2\n'
-    assert refusals(written(folder, "b.csv", rows)) == [
-        "b.csv:2: cfg_scale: must be JSON or a number, not 'abc'",
-        "b.csv:4: has 4 cells, but there are 3 columns",
-    ]
-    assert refusals(written(folder, "c.csv", "image,prompt\na.PNG,caf\xe9\n".encode("cp1252"))) == [
-        "c.csv:2: is no UTF-8 (byte 0xe9): save the file as UTF-8"
-    ]
-    assert (
-        refusals(written(folder, "d.csv", "image,image\n"))[0] == "d.csv:1: the column image is there twice"
-    )
-    assert refusals(written(folder, "e.csv", "")) == ["e.csv:1: must hold the columns' names"]
 
 
 def test_external_task_id_is_taken_once(folder: Path):
     """Two rows with one external_task_id are refused, and both lines named: Kling would make one video."""
     row = {"image": "a.PNG", "prompt": "x", "external_task_id": "e"}
-    assert refusals(written(folder, "m.jsonl", lines(row, {**row, "prompt": "y"}))) == [
+    assert problems(written(folder, "m.jsonl", lines(row, {**row, "prompt": "y"}))) == [
         "m.jsonl:2: external_task_id: 'e' is taken by m.jsonl:1"
     ]
 
@@ -225,25 +373,89 @@ def test_external_task_id_is_taken_once(folder: Path):
     ("name", "told"),
     [
         ("nowhere", "no such file or folder"),
-        ("m.xlsx", "is no folder, .jsonl or .csv file"),
-        ("a.PNG", "is no folder, .jsonl or .csv file"),
+        ("a.PNG", "is no folder, .jsonl, .csv or .tsv file; nothing was paid; for a single picture"),
+        ("m.xlsx", 'save it as "CSV UTF-8" (Excel: File > Save As)'),
+        ("m.ods", 'save it as "CSV UTF-8"'),
+        ("m.numbers", "export it as CSV"),
+        ("m.json", "write one object a line, in a .jsonl file"),
+        ("notes.txt", "is no folder, .jsonl, .csv or .tsv file"),
         ("empty.jsonl", "holds nothing to animate"),
-        ("empty", "holds nothing to animate"),
+        ("empty.csv", "holds nothing to animate"),
+        ("head.csv", "holds nothing to animate"),
+        ("empty", "holds nothing to animate: no JPEG or PNG files are in it"),
+        ("zip.csv", "is a spreadsheet, whatever its name says"),
     ],
 )
 def test_what_is_no_source(folder: Path, name: str, told: str):
-    """A source that is missing, of another kind or empty is refused by its name."""
+    """A source that is missing, of another kind or empty is refused by its name, with what to do."""
     (folder / "empty").mkdir()
-    for file in ("m.xlsx", "empty.jsonl"):
+    for file in ("m.xlsx", "m.ods", "m.numbers", "m.json", "empty.jsonl", "empty.csv"):
         (folder / file).touch()
-    assert told in refusals(folder / name)[0]
+    written(folder, "notes.txt", "a cat\n")
+    written(folder, "head.csv", "image,prompt\n\n,\n")
+    written(folder, "zip.csv", b"PK\x03\x04\x14\0")
+    assert told in str(refusal(folder / name))
 
 
-def test_provider_lacks_a_field(folder: Path):
-    """What the provider would drop without a word is refused with its line."""
-    path = written(folder, "m.jsonl", lines({"image": "a.PNG", "image_tail": "b.png", "prompt": "x"}))
-    assert refusals(path, provider=EZMODEL) == [
-        "m.jsonl:1: image_tail: must be a URL: ezmodel may drop anything else"
+def test_good_rows_are_there_beside_bad_ones(folder: Path):
+    """What is wrong with a row keeps no other from being an item; counted are rows, not problems."""
+    rows = [
+        {"image": "a.PNG", "prompt": "x"},
+        {"image": "none.png", "prompt": "x", "duration": 60, "key": 5},
+        {"image": "b.png", "prompt": "x"},
+    ]
+    read = read_source(written(folder, "m.jsonl", lines(*rows)))
+    assert [(item.name, item.place) for item in read.items] == [("a", "m.jsonl:1"), ("b", "m.jsonl:3")]
+    assert (read.bad, len(read.problems)) == (1, 2)
+    assert str(read.problems[1]) == "m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'"
+
+
+class Broken(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def __next__(self) -> bytes:
+        """Fail."""
+        raise OSError(5, "Input/output error")
+
+
+def test_source_that_cannot_be_read():
+    """What the system refuses is told with its reason."""
+    assert refusal(Broken()).what == "<stdin> cannot be read: Input/output error"
+
+
+def test_file_that_is_called_like_base64(folder: Path):
+    """Text that begins as base64 of a picture does is a path where such a file lies beside the manifest."""
+    (folder / "a.PNG").rename(folder / "iVBORw0KGgo.png")
+    (picture,) = requests(written(folder, "m.jsonl", lines({"image": "iVBORw0KGgo.png"})), prompt="x")
+    assert picture.image == folder / "iVBORw0KGgo.png"
+
+
+def test_bytes_that_are_no_text(folder: Path):
+    """JSON lines in another encoding are told with the line; nothing behind it is read."""
+    path = written(folder, "m.jsonl", lines({"image": "a.PNG", "prompt": "x"}).encode() + b"\xff\xfe{}\n{\n")
+    assert problems(path) == ["m.jsonl:2: is no UTF-8 (byte 0xff): save the file as UTF-8"]
+
+
+def test_values_that_are_no_pictures(folder: Path):
+    """They are the request's to refuse, as in Python."""
+    rows = [{"image": 5, "prompt": "x"}, {"image": "", "prompt": "x"}, {"image_list": "a.PNG", "prompt": "x"}]
+    assert problems(written(folder, "m.jsonl", lines(*rows)), fit=lambda path: path) == [
+        "m.jsonl:1: image: must be a path, a URL, base64 text or bytes, not int",
+        "m.jsonl:2: image: must not be empty",
+        "m.jsonl:3: image_list: must be a list, not str",
+    ]
+
+
+def test_what_provider_and_map_refuse_is_told_together(folder: Path):
+    """What the provider would drop without a word, or lacks, and what the map is sure of."""
+    rows = [
+        {"image": "a.PNG", "image_tail": "b.png", "prompt": "x"},
+        {"image_list": ["a.PNG"], "prompt": "x"},
+    ]
+    assert problems(written(folder, "m.jsonl", lines(*rows)), provider=EZMODEL) == [
+        "m.jsonl:1: image_tail: must be a URL: ezmodel may drop anything else",
+        "m.jsonl:1: image_tail: needs mode pro with kling-v2-6",
+        "m.jsonl:2: ezmodel has no multi-image2video",
     ]
 
 
@@ -265,9 +477,9 @@ def row(item: Item, key: str, state: str = "succeed", generation: int = 0) -> Re
     )
 
 
-def items_of(folder: Path, *rows: dict[str, str]) -> list[Item]:
+def items_of(folder: Path, *rows: dict[str, str]) -> tuple[Item, ...]:
     """The items of a manifest with *rows*."""
-    return read_source(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+    return items_in(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
 
 
 def test_items_are_recognised_by_key_or_content(folder: Path):

@@ -9,6 +9,7 @@ import pytest
 
 import kling_async
 from kling_async.journal import Record
+from kling_async.protocol.lifecycle import STATES
 from kling_async.simulator.prices import price
 
 ROOT = Path(__file__).parent.parent
@@ -73,6 +74,45 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def _anchors(page: Path) -> set[str]:
+    """What a link may name in *page*: its headings, in lower case, without signs, with dashes for spaces."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,3} (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
+    """Every link with an anchor names a heading of the page it leads to, or of its own."""
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+    missing = [
+        f"{link}#{anchor}"
+        for link, anchor in links
+        if anchor not in _anchors(page.parent / link if link else page)
+    ]
+    assert missing == []
+
+
+def test_every_page_is_in_the_contents() -> None:
+    """Whatever page there is, a reader finds it from the first."""
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    listed = {
+        name for block in re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL) for name in block.split()
+    }
+    pages = {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in PAGES[1:]}
+    assert {page.replace("\\", "/") for page in pages} - {"index"} <= listed
+
+
+def test_the_page_of_the_layout_has_every_module() -> None:
+    """Each module and package at the top stands in the table of layers, and nothing else does."""
+    text = (ROOT / "docs" / "explanation" / "layout.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+\.py|\w+/)`", "\n".join(re.findall(r"^\| .*$", text, re.MULTILINE)))
+    package = Path(kling_async.__file__).parent
+    modules = {path.name for path in package.glob("[a-z]*.py")}
+    packages = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert sorted(named) == sorted(modules | packages)
+
+
 def test_the_api_page_has_every_public_name() -> None:
     """What is exported is documented, once, and nothing else is."""
     text = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
@@ -111,3 +151,33 @@ def test_the_tables_of_the_reference_are_made_of_the_code(monkeypatch: pytest.Mo
     assert "| `EZMODEL_API_KEY` | no | no | 15 s |" in tables.providers()
     assert "| `task_id` | TEXT or NULL | Kling's id |" in tables.journal()
     assert tables.journal().count("\n| `") == len(attrs.fields(Record))
+    assert "| 1304 | this machine's address is not on the allow-list | `AccountError` |" in tables.codes()
+
+
+def test_the_diagram_of_states_is_made_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every status has its box, arrows lead to a higher rank only, and each but the first is reached."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import diagram
+
+    boxes = re.findall(r">([A-Z_]+)</text></g>", diagram.states())
+    assert sorted(boxes) == sorted(status.name for status in STATES)
+    assert all(STATES[start].rank < STATES[end].rank for start, end in diagram.ways())
+    assert {end for _, end in diagram.ways()} == set(STATES) - {kling_async.TaskStatus.INTENDED}
+    assert "\n\n" not in diagram.states()  # which would end it in Markdown
+
+
+def test_the_page_of_models_is_made_of_their_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters become words: for all, for one mode, for one duration, and with what there is to say."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import model_map
+
+    rows = {line.split(" | ")[0][2:]: line for line in model_map.features().splitlines()[2:]}
+    cells = dict(zip(model_map.models(), rows["`image` and `image_tail`"].split(" | ")[1:], strict=True))
+    assert cells["kling-v3"] == "yes"
+    assert cells["kling-v2-6"] == "pro with sound off"
+    assert cells["kling-v2-5-turbo"] == "pro"
+    assert cells["kling-v2-master"] == "-"
+    assert cells["kling-v1"] == "5 s |"
+    assert "| the model | `kling-v1` | is discontinued |" in model_map.sources()
+    assert "| `kling-v2-6` | std 0.3, pro 0.5 | pro 1.0 | pro 1.2 | 90 s |" in model_map.prices()
+    assert all(f"`{name}`" in model_map.providers() for name in ("kling", "cometapi", "new-api"))

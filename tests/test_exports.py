@@ -17,12 +17,18 @@ MODULES = sorted(
     if path.name != "__main__.py"
 )
 SOURCES = (
+    "checking",
     "client",
+    "fitting",
     "handles",
     "instrumentation",
+    "protocol.account",
     "protocol.auth",
+    "protocol.budget",
+    "protocol.capabilities",
     "protocol.errors",
     "protocol.models",
+    "protocol.prices",
     "protocol.providers",
     "protocol.schedule",
     "retries",
@@ -31,6 +37,18 @@ SOURCES = (
 """Modules whose public names are the package's."""
 
 INTERNAL = {
+    "Reading",
+    "thumbnail",
+    "read_packs",
+    "prices_for",
+    "fitted",
+    "findings",
+    "charged",
+    "capabilities",
+    "QUALITY",
+    "LONG_SIDE",
+    "Capabilities",
+    "AROUND",
     "Credentials",
     "Hooks",
     "PROVIDERS",
@@ -40,7 +58,6 @@ INTERNAL = {
     "account",
     "api_error",
     "check_signature",
-    "choose",
     "default_name",
     "is_retryable",
     "poll_intervals",

@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 AT_WORK = {
-    "imagesize",
     "kling_async.bodies",
     "kling_async.downloads",
     "kling_async.engine",
@@ -13,7 +12,6 @@ AT_WORK = {
     "kling_async.journal",
     "kling_async.protocol.converter",
     "kling_async.protocol.durations",
-    "kling_async.protocol.images",
     "kling_async.protocol.wire",
     "kling_async.running",
     "kling_async.transport",
@@ -25,6 +23,7 @@ ON_DEMAND = {
     "PIL",
     "av",
     "cyclopts",
+    "imagesize",
     "jsonschema",
     "jwt",
     "kling_async.batch",
@@ -34,6 +33,7 @@ ON_DEMAND = {
     "kling_async.simulator",
     "kling_async.testing",
     "opentelemetry",
+    "pi_heif",
     "rich",
     "truststore",
 }

@@ -9,9 +9,12 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from kling_async.cli.batch import batch
 from kling_async.cli.demo import demo
-from kling_async.cli.generate import animate, batch
+from kling_async.cli.doctor import doctor
+from kling_async.cli.generate import animate
 from kling_async.cli.interrupts import INTERRUPTED
+from kling_async.cli.models import models
 from kling_async.cli.options import Common
 from kling_async.cli.screen import Screen
 from kling_async.cli.simulate import simulate
@@ -36,7 +39,9 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     screen = Screen()
     try:
-        command, bound, _ = _app().meta.parse_args(arguments, exit_on_error=False, print_error=False)
+        command, bound, _ = _app().meta.parse_args(
+            _common_first(arguments), exit_on_error=False, print_error=False
+        )
         return command(*bound.args, **bound.kwargs) or 0
     except CycloptsError as error:
         screen.complain(f"{' '.join(str(error).split())} Try --help.", "red")
@@ -48,6 +53,27 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
+def _common_first(arguments: Sequence[str]) -> list[str]:
+    """*arguments* with the options that all commands take in front: elsewhere they end what is read."""
+    common: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            others += (word, *rest)
+        elif word in _FLAGS or word.partition("=")[0] in _WITH_VALUE:
+            common.append(word)
+            if word in _WITH_VALUE:
+                common += [value for value in [next(rest, None)] if value is not None]
+        else:
+            others.append(word)
+    return common + others
+
+
+_FLAGS = ("--json", "--quiet")
+_WITH_VALUE = ("--env-file", "--provider", "--base-url")
+
+
 def _app() -> App:
     app = App(name="kling-async", help=_HELP, version=importlib.metadata.version("kling-async"))
     commands: dict[str, Callable[..., int]] = {
@@ -56,6 +82,8 @@ def _app() -> App:
         "get": get,
         "list": list_,
         "download": download,
+        "models": models,
+        "doctor": doctor,
         "simulate": simulate,
         "demo": demo,
     }

@@ -12,13 +12,11 @@ from kling_async.cli import interrupts
 from kling_async.cli.generate import Out
 from kling_async.cli.options import Common, folder_for
 from kling_async.cli.progress import Progress
-from kling_async.cli.running import run_stream
+from kling_async.cli.running import report_of, run_stream
 from kling_async.cli.simulate import require_renderer
 from kling_async.client import KlingClient
 from kling_async.protocol.auth import APIKey
 from kling_async.protocol.models import (
-    CameraConfig,
-    CameraControl,
     ImageToVideo,
     MultiImageToVideo,
     Shot,
@@ -34,7 +32,8 @@ __all__ = ["demo"]
 def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("kling-demo")) -> int:
     """Animate the bundled photos against a simulated Kling: no account, nothing paid.
 
-    Shows several kinds of request over real connections, with real MP4 files at the end.
+    Shows several kinds of request over real connections, with real MP4 files at the end, and index.html, the
+    page of them.
 
     Args:
         common: where to send, and how to tell.
@@ -44,6 +43,7 @@ def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("
     folder = folder_for(out)
     items = [Item(name, name, request, request_hash="") for name, request in _requests()]
     progress = Progress(common.screen, len(items))
+    report = report_of(items, folder, KLING, title="the demo", screen=common.screen)
 
     async def run() -> int:
         simulator = Simulator(api_keys={"demo-key"}, seconds=(1.0, 3.0), parallel=4, render=render_video)
@@ -56,9 +56,11 @@ def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("
                     KLING.at(url),
                     polling=Polling(max_interval=1, floor=0.5),
                     journal=scratch,
-                    hooks=(progress.tell,),
+                    hooks=(progress.tell, report.tell),
                 )
-                return await run_stream(common, progress, kling, items, folder=folder, timeout=60)
+                return await run_stream(
+                    common, progress, kling, items, folder=folder, timeout=60, report=report
+                )
 
     return interrupts.run(run())
 
@@ -71,22 +73,19 @@ def _requests() -> list[tuple[str, VideoRequest]]:
         for name in ("cat.png", "coffee.jpg", "astronaut.jpg", "galaxies.jpg", "rocket.jpg")
     )
 
-    def moving(**axis: float) -> CameraControl:
-        return CameraControl("simple", CameraConfig(**axis))
-
     return [
-        ("cat", ImageToVideo(image=cat, prompt="the cat looks up and blinks", mode="std")),
-        ("coffee-pan", ImageToVideo(image=coffee, prompt="steam rises", camera_control=moving(pan=6))),
-        ("rocket-tilt", ImageToVideo(image=rocket, prompt="it lifts off", camera_control=moving(tilt=6))),
+        ("cat", ImageToVideo(image=cat, prompt="the cat looks up and blinks")),
+        ("coffee", ImageToVideo(image=coffee, prompt="steam rises", model_name="kling-v2-5-turbo")),
+        ("rocket", ImageToVideo(image=rocket, prompt="it lifts off, loud", mode="pro", sound=True)),
+        ("galaxies", ImageToVideo(image=galaxies, prompt="drifting by", model_name="kling-v3", mode="4k")),
         (
-            "galaxies-horizontal",
-            ImageToVideo(image=galaxies, prompt="drifting by", camera_control=moving(horizontal=7)),
+            "astronaut",
+            ImageToVideo(image=astronaut, prompt="she smiles", negative_prompt="blur", watermark_info=True),
         ),
         (
-            "astronaut-forward-up",
-            ImageToVideo(image=astronaut, prompt="she smiles", camera_control=CameraControl("forward_up")),
+            "coffee-to-cat",
+            ImageToVideo(image=coffee, image_tail=cat, prompt="the cup becomes a cat", mode="pro"),
         ),
-        ("coffee-to-cat", ImageToVideo(image=coffee, image_tail=cat, prompt="the cup becomes a cat")),
         (
             "rocket-shots",
             ImageToVideo(

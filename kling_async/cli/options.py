@@ -12,10 +12,11 @@ from dotenv import dotenv_values
 
 from kling_async.cli.screen import Screen
 from kling_async.client import KlingClient
-from kling_async.protocol import auth
+from kling_async.protocol import environment
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.models import DEFAULT_MODEL
+from kling_async.protocol.providers import Provider
 
 __all__ = ["Common", "Fields", "folder_for", "model_help"]
 
@@ -54,9 +55,13 @@ class Common:
         """The client that environment and options describe."""
         return KlingClient.from_env(self.provider, self.env(), **options)
 
+    def where(self) -> Provider:
+        """Whom `client` talks to."""
+        return environment.choose(self.env(), self.provider)[1]
+
     def credentials(self) -> Credentials:
         """The credential `client` uses."""
-        return auth.choose(self.env(), self.provider)[0]
+        return environment.choose(self.env(), self.provider)[0]
 
     def again(self, *words: str) -> str:
         """A command line with the options that find the same account."""

@@ -72,6 +72,11 @@ class Resumption:
         rows = zip(self.items, self.earlier.rows, strict=True)
         return frozenset(row.label for item, row in rows if row is not None and item.name in keys)
 
+    def new(self) -> list[Item]:
+        """The items that will be submitted in this run, but for what an earlier one only began to."""
+        rows = zip(self.items, self.earlier.rows, strict=True)
+        return [item for item, row in rows if self._word(item, row) in ("new", "changed", "to make again")]
+
     def running(self) -> dict[str, Running]:
         """The items that run at Kling, or are only to be downloaded, by external_task_id."""
         rows = zip(self.items, self.earlier.rows, strict=True)

@@ -5,31 +5,38 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from kling_async.batch import Item
+from kling_async.batch.report import PAGE_NAME, Report
+from kling_async.checking import estimate
 from kling_async.cli.interrupts import INTERRUPTED
 from kling_async.cli.options import Common
 from kling_async.cli.progress import Progress, Running
 from kling_async.cli.resuming import NOTHING, Resumption
-from kling_async.cli.screen import duration, reason, task_as_dict
+from kling_async.cli.screen import Screen, duration, reason, task_as_dict
 from kling_async.client import KlingClient
 from kling_async.parts import file_name, is_file
+from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import (
     AccountError,
     AuthenticationError,
+    BudgetError,
     ConnectError,
     GatewayError,
     JournalError,
     KlingError,
 )
-from kling_async.protocol.models import Task, TaskStatus
+from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.protocol.prices import Prices
+from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
 
-__all__ = ["as_given", "completion_as_dict", "run_stream", "tell_interruption", "tell_pick_up"]
+__all__ = ["as_given", "completion_as_dict", "report_of", "run_stream", "tell_interruption", "tell_pick_up"]
 
 _OF_ALL = (AccountError, AuthenticationError, ConnectError, GatewayError)
 """What mostly concerns every item alike: told once, at the end."""
@@ -43,19 +50,38 @@ class _Stream:
     progress: Progress
     folder: Path
     resumption: Resumption
+    report: Report
+    budget: Budget | None = None
+    stop_after_failures: int = 0
     failures: list[Completion] = attrs.field(factory=list[Completion])
+    units: Decimal = Decimal(0)
+    in_a_row: int = 0
+    beyond: int = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether so many failed in a row that nothing more is submitted."""
+        return 0 < self.stop_after_failures <= self.in_a_row
+
+    def _submissions(self, items: Sequence[Item]) -> Iterator[VideoRequest | tuple[str, VideoRequest]]:
+        for item in items:
+            if self.is_stopped:
+                return
+            yield item.submission
 
     async def run(self, kling: KlingClient, items: Sequence[Item], timeout: float) -> KlingError | None:
         """Read the stream to its end; returns what ended it early."""
         try:
             async with kling.completions(
-                [item.submission for item in items],
+                self._submissions(items),
                 timeout=timeout,
                 save_to=self.folder,
                 again=self.resumption.again,
                 namespace=str(self.folder.resolve()),
+                budget=self.budget,
             ) as stream:
                 async for done in stream:
+                    self.report.ended(done)
                     self.tell(done)
         except KlingError as error:
             return error
@@ -67,7 +93,14 @@ class _Stream:
         path = None if done.path is None else as_given(done.path, self.folder)
         document = completion_as_dict(done.key, done.task, path, done.error, resumed=done.resumed)
         item = done.task.external_task_id or f"#{done.index}"
+        if isinstance(done.error, BudgetError):
+            self.beyond += 1
+            if screen.is_json:
+                screen.result("", document)
+            return
         if done.error is None:
+            self.in_a_row = 0
+            self.units += done.task.units or 0
             if done.resumed:
                 progress.saved += 1
                 progress.resumed += 1
@@ -76,6 +109,7 @@ class _Stream:
                 screen.result(f"{mark}{path}", document)
             return
         self.failures.append(done)
+        self.in_a_row += not done.resumed
         progress.failed.add(item)
         if done.task.status is TaskStatus.GIVEN_UP:
             progress.running[item] = Running(done.key, done.task.task_id, time.monotonic())
@@ -98,8 +132,13 @@ class _Stream:
         parts = [f"{saved} done{there}"]
         parts += [f"{len(told)} failed"] if told else []
         parts += [f"{idle} not submitted"] if idle else []
-        where = f"; the videos are in {self.folder}" if saved else ""
-        screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{where}")
+        cost = f"; {self.units.normalize():f} units" if self.units else ""
+        screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{cost}")
+        if self.beyond and self.budget is not None:
+            left = max(self.budget.left, Decimal(0)).normalize()
+            screen.complain(f"the budget had no room for {self.beyond}: {left:f} units are left of it")
+        if self.is_stopped:
+            screen.complain(f"stopped after {self.in_a_row} failures in a row: see --stop-after-failures")
         for each in told:
             if each.error is not None:
                 screen.complain(f"  {each.key}: {reason(each.error)}")
@@ -110,16 +149,42 @@ class _Stream:
         if progress.running:
             screen.complain("Run the same command again to wait on for what runs.")
         tell_pick_up(self.common, progress, self.resumption.unlisted(), self.folder)
+        screen.say(f"look at them: {self.folder / PAGE_NAME}")
         if screen.is_json:
             counts = {
                 "done": saved,
                 "resumed": progress.resumed,
                 "failed": len(told),
                 "not_submitted": idle,
+                "units": float(self.units),
                 "folder": str(self.folder),
             }
             screen.result("", {"summary": counts})
         return 1 if told or idle else 0
+
+
+def report_of(
+    items: Sequence[Item],
+    folder: Path,
+    provider: Provider,
+    *,
+    title: str,
+    screen: Screen,
+    resumption: Resumption = NOTHING,
+    prices: Prices | None = None,
+    budget: Budget | None = None,
+) -> Report:
+    """The page and the file of a run of *items* into *folder*."""
+    return Report(
+        folder,
+        items,
+        title=title,
+        provider=provider,
+        earlier=resumption.earlier if resumption is not NOTHING else None,
+        estimates=[estimate(item.request, provider, prices) for item in items],
+        budget=None if budget is None else budget.limit,
+        warn=screen.complain,
+    )
 
 
 async def run_stream(
@@ -130,7 +195,10 @@ async def run_stream(
     *,
     folder: Path,
     timeout: float,
+    report: Report,
     resumption: Resumption = NOTHING,
+    budget: Budget | None = None,
+    stop_after_failures: int = 0,
 ) -> int:
     """Submit *items*, save their videos to *folder*, tell it all; returns the exit code.
 
@@ -141,14 +209,15 @@ async def run_stream(
         items: what `read_source` gave.
         folder: for the videos.
         timeout: seconds for each task from its acknowledgement.
+        report: a hook of *kling* too; written to *folder*.
         resumption: what an earlier run left.
+        budget: what may be spent.
+        stop_after_failures: submit no more after so many in a row; 0: go on.
     """
-    stream = _Stream(common, progress, folder, resumption)
+    stream = _Stream(common, progress, folder, resumption, report, budget, stop_after_failures)
     progress.running |= resumption.running()
     progress.unlisted = frozenset(row.external_task_id for row in resumption.earlier.unlisted)
-    if line := resumption.told():
-        common.screen.say(line)
-    async with kling:
+    async with report.kept(), kling:
         with progress.shown():
             try:
                 failure = await stream.run(kling, items, timeout)

@@ -25,7 +25,7 @@ from kling_async.protocol.errors import (
 )
 from kling_async.protocol.models import Task, TaskStatus
 
-__all__ = ["Screen", "duration", "reason", "task_as_dict"]
+__all__ = ["Screen", "duration", "printable", "reason", "task_as_dict"]
 
 _MOST_PROBLEMS = 20
 """Lines of problems that are told; a manifest with a wrong header could have thousands."""
@@ -64,17 +64,17 @@ class Screen:
 
     def complain(self, line: str, style: str = "", *, exact: bool = False) -> None:
         """Tell people something that they must know; *exact*: to be copied, so never broken into lines."""
-        self.console.print(Text(_printable(line), style), soft_wrap=exact or not self.console.is_terminal)
+        self.console.print(Text(printable(line), style), soft_wrap=exact or not self.console.is_terminal)
 
-    def fail(self, error: KlingError) -> int:
-        """Tell what went wrong, each problem on its line; returns the exit code."""
-        for line in _complaint(error):
+    def fail(self, error: KlingError, *, ended: bool = True) -> int:
+        """Tell what went wrong, each problem on its line; returns the exit code. *ended*: nothing follows."""
+        for line in _complaint(error, ended=ended):
             self.complain(line, "red")
         return 2 if isinstance(error, ConfigurationError | JournalError | RequestError) else 1
 
     def result(self, value: str, document: dict[str, Any] | None = None) -> None:
         """One result: *value* for people and pipes, *document* for programs."""
-        line = json.dumps(document, ensure_ascii=False) if self.is_json else _printable(value)
+        line = json.dumps(document, ensure_ascii=False) if self.is_json else printable(value)
         if self.live is not None and sys.stdout.isatty():
             self.console.print(Text(line), soft_wrap=True)  # above what is drawn
             return
@@ -100,7 +100,7 @@ class Screen:
             took = task.created_at and task.updated_at and task.updated_at - task.created_at
             cells["took"] = duration(took.total_seconds()) if took and task.videos else ""
             cells["reason"] = task.status_message
-            table.add_row(*(Text(_printable(cells[title]), style) for title in titles))
+            table.add_row(*(Text(printable(cells[title]), style) for title in titles))
         Console(highlight=False).print(table)
 
     def task(self, task: Task) -> None:
@@ -111,7 +111,7 @@ class Screen:
         cells = _cells(task) | {"units": "" if task.units is None else str(task.units)}
         for name, value in cells.items():
             if value:
-                print(f"{name:<17} {_printable(value)}")
+                print(f"{name:<17} {printable(value)}")
 
 
 class _LogToScreen(logging.Handler):
@@ -140,22 +140,22 @@ def _cells(task: Task) -> dict[str, str]:
     }
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """*text* without what would steer the terminal: it may come from a file's name or from a server."""
     return "".join(
         char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text
     )
 
 
-def _complaint(error: KlingError) -> list[str]:
+def _complaint(error: KlingError, *, ended: bool) -> list[str]:
     """*error* as lines: every problem one."""
     problems = error.problems if isinstance(error, RequestError) else ()
-    if len(problems) < 2:
+    if ended and len(problems) < 2:
         return [reason(error)]
     lines = [str(problem) for problem in problems[:_MOST_PROBLEMS]]
     if len(problems) > _MOST_PROBLEMS:
         lines.append(f"and {len(problems) - _MOST_PROBLEMS} more")
-    return [*lines, "nothing was submitted and nothing was paid"]
+    return [*lines, "nothing was submitted and nothing was paid"] if ended else lines
 
 
 def reason(error: KlingError) -> str:

@@ -1,4 +1,4 @@
-"""The credential: what it is, how it is found in the environment, and the bearer token it becomes.
+"""The credential: what it is, and the bearer token it becomes.
 
 Two kinds (API reference, hosts and authentication): an API key is sent as it is; an access key signs, with
 its secret, a token of half an hour. No repr, message or fingerprint here shows any of them.
@@ -16,11 +16,10 @@ from typing import Final
 import attrs
 
 from kling_async.protocol.errors import CallbackError, ConfigurationError
-from kling_async.protocol.providers import PROVIDERS, Provider, new_api
 
-__all__ = ["APIKey", "AccessKey", "Credentials", "Signer", "account", "check_signature", "choose", "secret"]
+__all__ = ["AROUND", "APIKey", "AccessKey", "Credentials", "Signer", "account", "check_signature", "secret"]
 
-_AROUND: Final = " \t\r\n\f\v\"'`\u2018\u2019\u201c\u201d\u00a0\u200b\ufeff"
+AROUND: Final = " \t\r\n\f\v\"'`\u2018\u2019\u201c\u201d\u00a0\u200b\ufeff"
 """What gets copied along with a key: blanks, quotes straight and curly, a byte order mark."""
 
 
@@ -28,10 +27,10 @@ def _cleaned(key: str) -> str:
     """*key* without what was copied along with it; what is left is printable ASCII or refused."""
     if not isinstance(key, str):
         raise ConfigurationError(f"a key must be text, not {type(key).__name__}", advice="give the key")
-    text = key.strip(_AROUND)
+    text = key.strip(AROUND)
     scheme, _, rest = text.partition(" ")
     if scheme.lower() == "bearer":
-        text = rest.strip(_AROUND)
+        text = rest.strip(AROUND)
     if not text:
         raise ConfigurationError("the key is empty", advice="give the key")
     if not all("!" <= sign <= "~" for sign in text):
@@ -188,103 +187,9 @@ def _bytes(text: str) -> bytes:
 
 def _webhook_key(secret: str) -> bytes:
     try:
-        key = base64.b64decode(secret.strip(_AROUND).removeprefix("whsec_"), validate=True)
+        key = base64.b64decode(secret.strip(AROUND).removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if not key:
         raise ConfigurationError("a webhook secret is whsec_ and base64", advice="copy the secret again")
     return key
-
-
-_ACCESS: Final = ("KLING_ACCESS_KEY", "KLINGAI_ACCESS_KEY")
-_SECRET: Final = ("KLING_SECRET_KEY", "KLINGAI_SECRET_KEY")
-
-
-def choose(env: Mapping[str, str], provider: str | None = None) -> tuple[Credentials, Provider]:
-    """The credential and the provider that environment variables name.
-
-    *provider*, else ``KLING_PROVIDER``, chooses among `PROVIDERS` and ``new-api``; ``KLING_BASE_URL`` points
-    it elsewhere, and alone chooses the provider of that host. Otherwise the keys that are set decide. An API
-    key goes before an access key.
-
-    Raises:
-        ConfigurationError: no key, keys of several providers and no choice, an access key without its secret,
-            an unknown provider.
-    """
-    base_url = env.get("KLING_BASE_URL", "").strip(_AROUND)
-    name = (provider or env.get("KLING_PROVIDER", "")).strip(_AROUND).lower()
-    chosen = _named(name, base_url) if name else _at_host(base_url)
-    if chosen is not None:
-        credentials = _found(env, chosen)
-        if credentials is None:
-            raise ConfigurationError(f"no key for {chosen.name}", advice=f"set {_variables(chosen)}")
-    else:
-        credentials, chosen = _only(env)
-    return credentials, chosen.at(base_url) if base_url else chosen
-
-
-def _named(name: str, base_url: str) -> Provider:
-    if name == "new-api":
-        if not base_url:
-            raise ConfigurationError("new-api has no address of its own", advice="set KLING_BASE_URL")
-        return new_api(base_url)
-    if name not in PROVIDERS:
-        known = ", ".join([*PROVIDERS, "new-api"])
-        raise ConfigurationError(f"there is no provider {name!r}", advice=f"choose one of {known}")
-    return PROVIDERS[name]
-
-
-def _at_host(base_url: str) -> Provider | None:
-    """The provider whose own host *base_url* names."""
-    within = f"{base_url}/"
-    return next((one for one in PROVIDERS.values() if within.startswith(f"{one.base_url}/")), None)
-
-
-def _only(env: Mapping[str, str]) -> tuple[Credentials, Provider]:
-    """The one provider whose key is set; of those that share their variables the first."""
-    families: dict[tuple[str, ...], Provider] = {}
-    for one in PROVIDERS.values():
-        families.setdefault(one.env, one)
-    found = [(key, one) for one in families.values() if (key := _found(env, one)) is not None]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        wanted = ", or ".join(_variables(one) for one in families.values())
-        raise ConfigurationError("no key", advice=f"set {wanted}")
-    names = " and ".join(name for _, one in found for name in _set(env, one))
-    raise ConfigurationError(
-        f"keys of several providers are set: {names}",
-        advice=f"set KLING_PROVIDER to one of {', '.join(one.name for _, one in found)}",
-    )
-
-
-def _found(env: Mapping[str, str], provider: Provider) -> Credentials | None:
-    """The credential that *env* holds for *provider*."""
-    if key := _first(env, provider.env):
-        return APIKey(env[key])
-    if not provider.takes_access_key:
-        return None
-    access, secret = _first(env, _ACCESS), _first(env, _SECRET)
-    if access and secret:
-        return AccessKey(env[access], env[secret])
-    if access or secret:
-        missing = " or ".join(_SECRET if access else _ACCESS)
-        raise ConfigurationError(f"{access or secret} is set without its other half", advice=f"set {missing}")
-    return None
-
-
-def _first(env: Mapping[str, str], names: tuple[str, ...]) -> str:
-    """The first of *names* that is set and not blank, or nothing."""
-    return next((name for name in names if env.get(name, "").strip(_AROUND)), "")
-
-
-def _set(env: Mapping[str, str], provider: Provider) -> list[str]:
-    """The variables that `_found` took the credential from."""
-    key = _first(env, provider.env)
-    return [key] if key else [_first(env, _ACCESS), _first(env, _SECRET)]
-
-
-def _variables(provider: Provider) -> str:
-    """What to set for *provider*, in words."""
-    pair = f" (or {_ACCESS[0]} and {_SECRET[0]})" if provider.takes_access_key else ""
-    return f"{provider.env[0]}{pair}"

@@ -18,7 +18,7 @@ import attrs
 
 from kling_async.protocol.schedule import Polling
 
-__all__ = ["Durations", "Plan", "TaskClass"]
+__all__ = ["Durations", "Plan", "TaskClass", "usual_seconds"]
 
 TaskClass = tuple[str, str, str, str]
 """Kind of task, model, mode and duration: what decides how long a task takes."""
@@ -144,7 +144,7 @@ class Durations:
         longest = self._polling.max_interval / (1 + self._polling.jitter)
         survival = _survival(known.seen)
         if len(survival) < ENOUGH:
-            median = _median(survival) if len(survival) >= SOME else _told(task_class)
+            median = _median(survival) if len(survival) >= SOME else usual_seconds(*task_class[:2])
             plan = _spaced(_around(median), aim, longest, self._intervals, first=longest)
         else:
             usual = survival[
@@ -184,10 +184,9 @@ def _median(survival: Sequence[tuple[float, float]]) -> float:
     return next((seconds for seconds, share in survival if share <= 0.5), survival[-1][0])
 
 
-def _told(task_class: TaskClass) -> float:
-    """The median of a class of which nothing is learned, by what the reference tells."""
-    kind, model, *_ = task_class
-    return next(each for a, b, each in MEDIANS if kind.startswith(a) and model.startswith(b))
+def usual_seconds(endpoint: str, model_name: str) -> float:
+    """How long such a task takes, as far as the API reference tells: the median, for all modes alike."""
+    return next(each for a, b, each in MEDIANS if endpoint.startswith(a) and model_name.startswith(b))
 
 
 def _around(median: float) -> list[tuple[float, float]]:

@@ -24,7 +24,7 @@ import attrs
 
 from kling_async.protocol.models import Task, TaskStatus, Video
 
-__all__ = ["STATES", "external_id", "glance", "task_from"]
+__all__ = ["STATES", "decimal_of", "external_id", "glance", "task_from", "utc_of"]
 
 STATES: Final[Mapping[str, TaskStatus]] = {
     **dict.fromkeys(
@@ -229,12 +229,12 @@ def _time(nodes: list[Node], *names: str) -> datetime | None:
     for node in nodes:
         for name in names:
             value = node.get(name)
-            if value and (time := _utc(value)) is not None:
+            if value and (time := utc_of(value)) is not None:
                 return time
     return None
 
 
-def _utc(value: Any) -> datetime | None:
+def utc_of(value: Any) -> datetime | None:
     """Kling tells milliseconds, gateways seconds: a number below 1e11 is seconds until the year 5138."""
     try:
         if isinstance(value, str):
@@ -248,13 +248,13 @@ def _utc(value: Any) -> datetime | None:
 
 def _units(nodes: list[Node]) -> Decimal | None:
     for node in nodes:
-        units = _decimal(node.get("final_unit_deduction"))
+        units = decimal_of(node.get("final_unit_deduction"))
         if units is None and isinstance(rows := node.get("billing"), list):
             told = [
                 amount
                 for row in rows
                 if isinstance(row, dict) and row.get("charge_type") == "unit"
-                if (amount := _decimal(row.get("amount"))) is not None
+                if (amount := decimal_of(row.get("amount"))) is not None
             ]
             units = sum(told, Decimal(0)) if told else None
         if units is not None:
@@ -262,7 +262,8 @@ def _units(nodes: list[Node]) -> Decimal | None:
     return None
 
 
-def _decimal(value: Any) -> Decimal | None:
+def decimal_of(value: Any) -> Decimal | None:
+    """The number that *value* is or spells; None where it is none."""
     if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:

@@ -13,7 +13,6 @@ from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
 import attrs
-import imagesize
 
 from kling_async.protocol.models import Image, ImageToVideo, MultiImageToVideo, VideoRequest
 
@@ -182,6 +181,8 @@ def check(reader: BinaryIO, size: int, *, field: str = "image") -> Header:
         size: its length in bytes.
         field: the dotted field it was given in.
     """
+    import imagesize  # `import kling_async` loads this module, for `fit`, and reads no picture
+
     reader.seek(0)
     kind = _format(reader.read(64))
     problems = list(_unfit(kind, size))

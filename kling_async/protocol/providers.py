@@ -30,6 +30,7 @@ class Provider:
             never seen; it becomes yes when an acknowledged task was found that way. Without yes, a submit
             whose reply was lost stays unresolved.
         lists: whether tasks can be listed.
+        account: whether it tells what is left of the account's resource packs.
         endpoints: the kinds of task it takes.
         lacks: fields it drops without a word: a request with one would be paid for and come out wrong.
         signs_callbacks: whether callbacks can be signed with a secret of yours. Through a gateway they come
@@ -45,6 +46,7 @@ class Provider:
     env: tuple[str, ...]
     lookup: Literal["yes", "no", "unproven"]
     lists: bool
+    account: bool = False
     endpoints: frozenset[str] = frozenset({"image2video", "multi-image2video"})
     lacks: frozenset[str] = frozenset()
     signs_callbacks: bool = False
@@ -116,6 +118,7 @@ KLING: Final = Provider(
     env=_KLING_KEYS,
     lookup="yes",
     lists=True,
+    account=True,
     signs_callbacks=True,
     takes_access_key=True,
 )

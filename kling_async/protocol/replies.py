@@ -44,6 +44,7 @@ from kling_async.protocol.refusals import (
 )
 
 __all__ = [
+    "Reading",
     "Response",
     "read_callback",
     "read_created",
@@ -82,7 +83,7 @@ def read_created(response: Response, *, now: float | None = None) -> Task:
         APIError: Kling said no, or a gateway did in Kling's place.
         ProtocolError: the reply is none. ``outcome`` says whether a task may exist.
     """
-    reading = _Reading(response, creating=True, now=now)
+    reading = Reading(response, creating=True, now=now)
     task = reading.task(absent=TaskStatus.SUBMITTED)
     if task is None or task.task_id is None:
         raise reading.unreadable("the reply names no task")
@@ -91,7 +92,7 @@ def read_created(response: Response, *, now: float | None = None) -> Task:
 
 def read_task(response: Response, *, now: float | None = None) -> Task:
     """The task that was asked for. Raises as `read_created`; a read pays nothing, and its errors say so."""
-    reading = _Reading(response, creating=False, now=now)
+    reading = Reading(response, creating=False, now=now)
     task = reading.task()
     if task is None:
         raise reading.unreadable("the reply tells of no task")
@@ -104,7 +105,7 @@ def read_poll(response: Response, known: Task, *, now: float | None = None) -> T
     None saves the reading of what most polls repeat. A terminal status is always read: its video's URL is
     another each time. Raises as `read_task`.
     """
-    reading = _Reading(response, creating=False, now=now)
+    reading = Reading(response, creating=False, now=now)
     document = reading.document()
     if isinstance(document, dict):
         if glance(document) == (known.task_id, known.status) and known.status in _GOING_ON:
@@ -123,7 +124,7 @@ def read_sweep(response: Response, *, now: float | None = None) -> list[Mapping[
 
     Raises as `read_task` does.
     """
-    reading = _Reading(response, creating=False, now=now)
+    reading = Reading(response, creating=False, now=now)
     document = reading.document()
     data = document.get("data") if isinstance(document, dict) else document
     if isinstance(data, dict):
@@ -175,7 +176,7 @@ def _parsed(body: bytes) -> tuple[Any, str]:
 
 
 @attrs.frozen
-class _Reading:
+class Reading:
     """One response being read, and what the reader knows of the call it answers."""
 
     response: Response
@@ -198,7 +199,7 @@ class _Reading:
             raise self._not_json(error) from None
         if not isinstance(value, dict | list):
             raise self.unreadable("a JSON reply that is no object")
-        refusal = self._refusal(value) if isinstance(value, dict) else None
+        refusal = self.refusal(value) if isinstance(value, dict) else None
         if refusal is not None:
             raise refusal
         if rest:
@@ -237,7 +238,7 @@ class _Reading:
             return self.unreadable("JSON that breaks off")
         return self.unreadable("a reply that is not JSON", GatewayError)
 
-    def _refusal(self, document: dict[str, Any], depth: int = 0) -> KlingError | None:
+    def refusal(self, document: dict[str, Any], depth: int = 0) -> KlingError | None:
         """The error that *document* is, or None if it says yes."""
         code = code_of(document.get("code"))
         message = text_of(document.get("message")) or text_of(document.get("msg"))
@@ -265,7 +266,7 @@ class _Reading:
             document, _ = _parsed(message.encode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return None
-        error = self._refusal(document, depth + 1) if isinstance(document, dict) else None
+        error = self.refusal(document, depth + 1) if isinstance(document, dict) else None
         if isinstance(error, AuthenticationError):
             ours = self._gateway("", _NOT_YOURS, error.message, error.request_id)
             return self._settled(ours, error.outcome)

@@ -1,7 +1,7 @@
 """The wire, sans I/O: requests as values going out, tasks coming in.
 
-`create`, `query` and `list_page` say what to send; the transport sends it; `read_created`, `read_task`,
-`read_poll`, `read_page`, `read_sweep` and `read_callback` (from `replies`) say what came back.
+`create`, `query`, `list_page` and `packs` say what to send; the transport sends it; `read_created`,
+`read_task`, `read_poll`, `read_page`, `read_sweep` and `read_callback` (from `replies`) say what came back.
 """
 
 from collections.abc import Mapping
@@ -30,6 +30,7 @@ __all__ = [
     "Response",
     "create",
     "list_page",
+    "packs",
     "query",
     "read_callback",
     "read_created",
@@ -130,6 +131,27 @@ def list_page(provider: Provider, endpoint: str, *, page: int, page_size: int) -
     if problems:
         raise RequestError(problems=problems)
     return Request("GET", f"{_url(provider, endpoint)}?pageNum={page}&pageSize={page_size}")
+
+
+_PACKS_SINCE: Final = 400 * 86_400
+"""Seconds that are asked for, back from now.
+
+Which of a pack's times the window is held against is not documented, so it must hold the earliest, its
+purchase. Packs run for months, a year at the longest that is sold; the rest is for one that was bought some
+weeks before it began.
+"""
+
+
+def packs(provider: Provider, *, now: float) -> Request:
+    """What asks for the packs that can still be valid at *now*, Unix seconds; at most once a second.
+
+    Raises:
+        UnsupportedError: the provider does not tell of packs.
+    """
+    if not provider.account:
+        raise UnsupportedError(f"{provider.name} does not tell what is left of an account")
+    start, end = round((now - _PACKS_SINCE) * 1000), round(now * 1000)
+    return Request("GET", f"{provider.base_url}/account/costs?start_time={start}&end_time={end}")
 
 
 def _url(provider: Provider, endpoint: str) -> str:

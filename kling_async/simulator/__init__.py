@@ -6,6 +6,7 @@ from kling_async.simulator.faults import FAULTS, Fault, Faults, Kind
 from kling_async.simulator.ledger import Ledger, Made
 from kling_async.simulator.media import VideoJob, render_video
 from kling_async.simulator.messages import Reply, Wire
+from kling_async.simulator.packs import Pack
 from kling_async.simulator.server import make_app, serve
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Kind",
     "Ledger",
     "Made",
+    "Pack",
     "Reply",
     "Simulator",
     "VideoJob",

@@ -1,7 +1,7 @@
 """One account at Kling: what it accepts, the tasks it has and what they cost. Knows no HTTP."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from random import Random
 from typing import Any, Literal, get_args
@@ -12,7 +12,8 @@ from attrs import define, evolve, field
 from kling_async.simulator import media, pictures, rules, schemas, settings
 from kling_async.simulator.faults import Fault, Faults
 from kling_async.simulator.ledger import Ledger, Made
-from kling_async.simulator.messages import Refusal
+from kling_async.simulator.messages import Call, Refusal
+from kling_async.simulator.packs import Pack, Packs, are_packs
 from kling_async.simulator.tasks import Generation, TaskTable
 from kling_async.simulator.urls import SignedURLs
 
@@ -36,6 +37,8 @@ class Account:
         parallel: How many tasks may be in flight at once, None for any number.
         parallel_by_model: Models that are counted on their own, with their number.
         account_code: While not None, every create is refused with this code, e.g. 1102 for an empty account.
+        packs: What the account has bought; they tell what is left, and never refuse a create: `account_code`
+            does. Default: a trial pack of a hundred units and five slots.
         policy_marker: A prompt that contains it is refused with 1301.
         fail_marker: A prompt that contains it is accepted and fails.
         purge_after: Seconds from the end of a task until Kling has forgotten it.
@@ -59,6 +62,7 @@ class Account:
     parallel: int | None = field(default=5, validator=settings.LIMIT)
     parallel_by_model: Mapping[str, int | None] = field(factory=dict, validator=settings.LIMITS)
     account_code: int | None = field(default=None, validator=settings.REFUSAL)
+    packs: Sequence[Pack] = field(default=(Pack(),), validator=settings.must_be("a list of Pack", are_packs))
     policy_marker: str = field(default="[policy]", validator=settings.MARKER)
     fail_marker: str = field(default="[fail]", validator=settings.MARKER)
     purge_after: float = field(default=30 * _DAY, validator=settings.SECONDS)
@@ -77,6 +81,7 @@ class Account:
     # apart from `rng`, so that the number of requests does not change how long tasks take
     _ids: Random = field(init=False, factory=lambda: Random(0))  # noqa: S311 - ids need not be secret
     _last_id: int = field(init=False, default=880_000_000_000_000_000)
+    _packs: Packs = field(init=False, factory=Packs)
     _urls: SignedURLs = field(init=False)
     _struck: list[str] = field(init=False, factory=list)
 
@@ -192,6 +197,10 @@ class Account:
             return tasks[(number - 1) * size : number * size]
         end = len(tasks) - (number - 1) * size
         return tasks[max(end - size, 0) : end][::-1] if end > 0 else []
+
+    def costs(self, call: Call) -> dict[str, Any]:
+        """What is left of the account's packs; see `Packs.told`."""
+        return self._packs.told(self.packs, self.ledger.billed(call.now), call)
 
     def in_flight(self, now: float) -> int:
         """How many tasks are not terminal at *now*; calls must come in the order of time."""

@@ -15,7 +15,7 @@ from kling_async.simulator.kling import Kling
 from kling_async.simulator.messages import Call, Refusal, Reply, Route, Wire
 
 FaceName = Literal["kling", "cometapi", "new-api-2025", "new-api-2026"]
-Operation = Literal["create", "query", "list", "download"]
+Operation = Literal["create", "query", "list", "account", "download"]
 
 
 class _Face(Protocol):
@@ -97,7 +97,7 @@ class Simulator(Account):
         self.faults.add(*(Fault("refuse", on=operation, code=code, times=times) for _ in range(times > 0)))
 
     def operation(self, method: str, path: str) -> str:
-        """What a request asks for: `create`, `query`, `list`, `download` or `other`."""
+        """What a request asks for: `create`, `query`, `list`, `account`, `download` or `other`."""
         return Route.of(Call.from_http(method, path, {}, b"", 0.0), self._face.prefix).operation
 
     def handle_headers(self, method: str, path: str, headers: Mapping[str, str], now: float) -> Reply | None:

@@ -33,7 +33,7 @@ class Kind:
     parameters: Mapping[str, Value | None] = field(factory=dict)
 
 
-_API: Final = ("create", "query", "list")
+_API: Final = ("create", "query", "list", "account")
 _ALL: Final = (*_API, "download")
 _MADE: Final = {"made": False}
 _RETRY: Final = {"retry_after": None, "retry_date": False}
@@ -128,8 +128,8 @@ class Fault:
 
     Attributes:
         kind: A name of `FAULTS`.
-        on: `create`, `query`, `list`, `download`, `callback`, or `any` for every one that the kind can
-            strike.
+        on: `create`, `query`, `list`, `account`, `download`, `callback`, or `any` for every one that the kind
+            can strike.
         p: The probability, above 0 to 1, that it strikes a request it could strike.
         times: How often it strikes in all, None for any number.
         after: It strikes from so many seconds on, counted from the first request that meets the script with

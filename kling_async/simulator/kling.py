@@ -1,6 +1,6 @@
 """Kling's own face: its envelope around the account.
 
-Sources: API reference, envelope and errors; query, list and task object.
+Sources: API reference, envelope and errors; query, list and task object; account and billing endpoints.
 """
 
 from collections.abc import Collection, Mapping
@@ -50,6 +50,8 @@ class Kling:
                 size = _bounded(call, "pageSize", 30, 500)
                 tasks = self.account.page(route.kind, number, size, now)
                 return self.enveloped([self.snapshot(task, now, "list") for task in tasks])
+            case "account":
+                return self.enveloped(self.account.costs(call))
             case _:
                 raise Refusal(1202)
 

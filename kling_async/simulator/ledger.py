@@ -42,7 +42,7 @@ class Ledger:
     Attributes:
         made: Every task in the order of making: each one is money.
         most_in_flight: The largest number of tasks that were not terminal at once.
-        requests: Number of requests by operation: `create`, `query`, `list`, `download`, `other`.
+        requests: Number of requests by operation: `create`, `query`, `list`, `account`, `download`, `other`.
         outcomes: Number of requests by (operation, code). The code is Kling's, 0 for success; for a failed
             download, for what a gateway refuses by itself and for a fault that struck before anything was
             done, the HTTP status, 444 if the connection ended without one. A fault that struck later does

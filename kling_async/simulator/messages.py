@@ -173,7 +173,7 @@ class Route:
     """What a request asks for.
 
     Attributes:
-        operation: `create`, `query`, `list`, `download`, or `other` for what is no part of the API.
+        operation: `create`, `query`, `list`, `account`, `download`, or `other` for what is none of these.
         kind: One of `KINDS`, else empty.
         name: The task's id in a query, the file's name in a download, else empty.
     """
@@ -189,6 +189,8 @@ class Route:
         match call.method, segments:
             case "GET" | "HEAD", ["", "videos", name] if call.path.startswith("/videos/"):
                 return cls("download", name=unquote(name))
+            case "GET", ["", "account", "costs"] if not prefix:
+                return cls("account")
             case "POST", ["", "v1", "videos", kind] if kind in KINDS and call.path.startswith(prefix):
                 return cls("create", kind)
             case "GET", ["", "v1", "videos", kind] if kind in KINDS and call.path.startswith(prefix):

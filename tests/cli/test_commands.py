@@ -18,7 +18,7 @@ def test_nothing_is_submitted_when_something_is_wrong(here: Any, pictures: Path,
     (pictures / "b.png").write_text("hello")
     (pictures / "c.png").unlink()
     (pictures / "c.png").symlink_to("nowhere.png")
-    code, out, err = here("batch", "in", "-o", "out", "--prompt", "x")
+    code, out, err = here("batch", "--yes", "in", "-o", "out", "--prompt", "x")
     assert (code, out, simulator.ledger.made) == (2, "", [])
     first, second, end = err.splitlines()
     assert first.startswith("in/b.png: is text, whatever its name says")
@@ -31,7 +31,7 @@ def test_problems_beyond_twenty_are_counted(here: Any, tmp_path: Path, monkeypat
     """A manifest that is wrong in every line does not flood the terminal."""
     monkeypatch.chdir(tmp_path)
     Path("m.jsonl").write_text("{}\n" * 30)
-    code, _, err = here("batch", "m.jsonl", "-o", "out")
+    code, _, err = here("batch", "--yes", "m.jsonl", "-o", "out")
     told = err.splitlines()
     assert code == 2
     assert len(told) == 22
@@ -41,12 +41,12 @@ def test_problems_beyond_twenty_are_counted(here: Any, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["batch", "nowhere", "-o", "out"], "no such file or folder: nowhere"),
+        (["batch", "--yes", "nowhere", "-o", "out"], "no such file or folder: nowhere"),
         (["batch", "in"], "--out requires"),
-        (["batch", "in", "-o", "in/a.png", "--prompt", "x"], "in/a.png cannot be a folder"),
+        (["batch", "--yes", "in", "-o", "in/a.png", "--prompt", "x"], "in/a.png cannot be a folder"),
         (
-            ["batch", "in", "-o", "out", "--prompt", "x", "--max-in-flight", "0"],
-            "max_in_flight must be at least 1",
+            ["batch", "--yes", "in", "-o", "out", "--prompt", "x", "--max-in-flight", "0"],
+            "--max-in-flight must be at least 1",
         ),
         (["animate", "in/a.png"], "prompt: is required"),
         (
@@ -101,7 +101,7 @@ def test_batch_to_its_end(here: Any, pictures: Path, simulator: Simulator, monke
     ]
     manifest = "".join(f"{json.dumps(row)}\n" for row in rows)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(manifest.encode())))
-    code, out, err = here("batch", "-", "--json", "-o", "out", "--prompt", "x", "--camera", "pan=3")
+    code, out, err = here("batch", "--yes", "-", "--json", "-o", "out", "--prompt", "x", "--duration", "10")
     assert code == 1
     *items, summary = (json.loads(line) for line in out.splitlines())
     assert {item["key"]: (item["ok"], item["path"], item["error_type"]) for item in items} == {
@@ -109,9 +109,10 @@ def test_batch_to_its_end(here: Any, pictures: Path, simulator: Simulator, monke
         "b": (False, None, "TaskFailedError"),
         "c": (False, None, "PolicyError"),
     }
-    assert summary == {"summary": {"done": 1, "resumed": 0, "failed": 2, "not_submitted": 0, "folder": "out"}}
+    counts = {"done": 1, "resumed": 0, "failed": 2, "not_submitted": 0, "units": 3.0, "folder": "out"}
+    assert summary == {"summary": counts}
     assert Path("out", "fine.mp4").read_bytes()
-    assert {made.body["camera_control"]["config"]["pan"] for made in simulator.ledger.made} == {3.0}
+    assert {made.body["duration"] for made in simulator.ledger.made} == {"10"}
     assert "1 done, 2 failed in " in err
     assert "  c: The request was blocked" in err
 
@@ -163,7 +164,7 @@ def test_batch_with_a_wrong_key(
 ):
     """What concerns the account is told once, not for every item, and exits with 1."""
     monkeypatch.setenv("KLING_API_KEY", "wrong")
-    code, out, err = here("batch", "in", "-o", "out", "--prompt", "x")
+    code, out, err = here("batch", "--yes", "in", "-o", "out", "--prompt", "x")
     assert (code, out) == (1, "")
     assert err.count("Authorization is invalid") == 1
     assert "0 done, 3 not submitted" in err
@@ -172,7 +173,7 @@ def test_batch_with_a_wrong_key(
 def test_late_tasks_are_told_with_their_command(here: Any, pictures: Path, simulator: Simulator):
     """A task nobody waits for any longer is a failure, and the command that fetches its video is told."""
     simulator.seconds = 3600.0
-    code, out, err = here("batch", "in", "-o", "out", "--prompt", "x", "--timeout", "0.1")
+    code, out, err = here("batch", "--yes", "in", "-o", "out", "--prompt", "x", "--timeout", "0.1")
     assert (code, out) == (1, "")
     assert "0 done, 3 failed" in err
     for made in simulator.ledger.made:
@@ -190,10 +191,29 @@ def test_camera_in_both_forms():
         Fields(camera="zoom=near").given("x")
 
 
-@pytest.mark.parametrize("name", ["animate", "batch", "get", "list", "download", "simulate", "demo"])
+@pytest.mark.parametrize(
+    "name", ["animate", "batch", "get", "list", "download", "models", "doctor", "simulate", "demo"]
+)
 def test_help(here: Any, name: str):
     """Every command explains itself and its options."""
     code, out, _ = here(name, "--help")
     assert code == 0
     assert f"Usage: kling-async {name}" in out
     assert "--env-file" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--quiet", "batch", "--dry-run", "in", "-o", "out", "--prompt", "x"),
+        ("batch", "--quiet", "in", "-o", "out", "--prompt", "x", "--dry-run"),
+        ("batch", "--provider", "kling", "--dry-run", "--quiet", "in", "-o", "out", "--prompt", "x"),
+        ("batch", "--dry-run", "--provider=kling", "in", "-o", "out", "--quiet", "--prompt", "x"),
+        ("batch", "-o", "out", "--prompt", "x", "--dry-run", "--quiet", "--", "in"),
+    ],
+)
+def test_common_options_stand_anywhere(here: Any, pictures: Path, arguments: tuple[str, ...]):
+    """What all commands take may stand before the command, before its source and after it."""
+    code, out, err = here(*arguments)
+    assert (code, err) == (0, ""), err
+    assert out.startswith("3 videos to make")

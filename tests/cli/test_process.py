@@ -15,14 +15,23 @@ import pytest
 from kling_async.simulator import Simulator
 
 
+def submitted(process: Any, count: int) -> None:
+    """Read what *process* tells until *count* tasks are submitted."""
+    while count:
+        line = process.stderr.readline()
+        assert line, "it ended"
+        count -= "submitted as task" in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_tells_how_to_go_on(command: Any, pictures: Path, simulator: Simulator, number: int):
     """After an interrupt each task at Kling is told with the command that fetches it; the code is 130."""
     simulator.seconds = 3600.0
     simulator.parallel = 2
-    with command.start("batch", "in", "-o", "the out", "--prompt", "x", "--provider", "kling") as process:
-        for _ in range(2):
-            assert "submitted as task" in process.stderr.readline()
+    with command.start(
+        "batch", "--yes", "in", "-o", "the out", "--prompt", "x", "--provider", "kling"
+    ) as process:
+        submitted(process, 2)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
@@ -42,10 +51,9 @@ def test_an_interrupted_run_goes_on(command: Any, here: Any, pictures: Path, sim
     """The same command again waits for what was submitted and submits the rest; each is paid once."""
     simulator.seconds = 1.0
     simulator.parallel = 2
-    run = ("batch", "in", "-o", "out", "--prompt", "x")
+    run = ("batch", "--yes", "in", "-o", "out", "--prompt", "x")
     with command.start(*run) as process:
-        for _ in range(2):
-            process.stderr.readline()
+        submitted(process, 2)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     code, out, err = here(*run)

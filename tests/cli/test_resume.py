@@ -10,7 +10,7 @@ import pytest
 
 from kling_async.simulator import Fault, Simulator
 
-BATCH = ("batch", "in", "-o", "out", "--prompt", "x")
+BATCH = ("batch", "--yes", "in", "-o", "out", "--prompt", "x")
 
 
 def manifest(*rows: dict[str, str]) -> None:
@@ -35,7 +35,8 @@ def test_a_finished_batch_makes_nothing(here: Any, pictures: Path, simulator: Si
     assert sorted(second.split()) == sorted(first.split())
     told = err.splitlines()
     assert told[0] == "going on: 3 already there"
-    assert told[-1].startswith("3 done (3 already there) in ")
+    assert told[-2].startswith("3 done (3 already there) in ")
+    assert told[-1] == "look at them: out/index.html"
     assert len(simulator.ledger.requests) == asked
     summary = json.loads(here(*BATCH, "--json")[1].splitlines()[-1])["summary"]
     assert (summary["done"], summary["resumed"]) == (3, 3)
@@ -58,13 +59,13 @@ def test_an_edited_manifest(here: Any, pictures: Path, simulator: Simulator):
     """What is new or changed is made, what is no longer listed is told, what is the same stays."""
     (pictures / "d.png").write_bytes((pictures / "a.png").read_bytes()[:-12] + b"d" * 12)
     manifest(*({"key": name, "image": f"in/{name}.png", "prompt": "x"} for name in "abc"))
-    here("batch", "m.jsonl", "-o", "out")
+    here("batch", "--yes", "m.jsonl", "-o", "out")
     manifest(
         {"key": "a", "image": "in/a.png", "prompt": "x"},
         {"key": "b", "image": "in/b.png", "prompt": "other"},
         {"key": "d", "image": "in/c.png", "prompt": "new"},
     )
-    code, _, err = here("batch", "m.jsonl", "-o", "out")
+    code, _, err = here("batch", "--yes", "m.jsonl", "-o", "out")
     assert (code, len(simulator.ledger.made)) == (0, 5)
     assert err.splitlines()[0] == "going on: 1 already there, 1 new, 1 changed; no longer listed: 2 made"
     assert videos() == ["a.mp4", "b-2.mp4", "b.mp4", "c.mp4", "d.mp4"]
@@ -75,7 +76,7 @@ def test_what_is_unlisted_and_runs_is_told(here: Any, pictures: Path, simulator:
     simulator.seconds = 3600.0
     rows = [{"key": name, "image": f"in/{name}.png", "prompt": name} for name in "abc"]
     manifest(*rows)
-    run = ("batch", "m.jsonl", "-o", "out", "--timeout", "0.1")
+    run = ("batch", "--yes", "m.jsonl", "-o", "out", "--timeout", "0.1")
     here(*run)
     manifest(*rows[:2])
     gone = next(made for made in simulator.ledger.made if made.body["prompt"] == "c")
@@ -97,7 +98,7 @@ def test_renamed_pictures_are_recognised(here: Any, pictures: Path, simulator: S
 def test_another_folder_is_another_batch(here: Any, pictures: Path, simulator: Simulator):
     """The same pictures into another folder are other videos: its journal knows of none."""
     here(*BATCH)
-    assert here("batch", "in", "-o", "other", "--prompt", "x")[0] == 0
+    assert here("batch", "--yes", "in", "-o", "other", "--prompt", "x")[0] == 0
     assert len(simulator.ledger.made) == 6
 
 
@@ -113,7 +114,7 @@ def test_a_deleted_file_is_downloaded_again(here: Any, pictures: Path, simulator
 def test_failed_items_are_made_again_when_asked(here: Any, pictures: Path, simulator: Simulator):
     """A failure stays one until --retry-failed, or --again for the single one; the summary says so."""
     manifest(*({"key": name, "image": f"in/{name}.png", "prompt": "x [fail]"} for name in "ab"))
-    run = ("batch", "m.jsonl", "-o", "out")
+    run = ("batch", "--yes", "m.jsonl", "-o", "out")
     code, _, err = here(*run)
     assert code == 1
     assert "with --retry-failed" in err
@@ -186,7 +187,7 @@ def test_a_name_of_several_items(here: Any, pictures: Path, simulator: Simulator
         {"image": "in/a.png", "prompt": "x"},
         {"key": "a", "image": "in/b.png", "prompt": "x"},
     )
-    code, _, err = here("batch", "m.jsonl", "-o", "out", "--again", "a")
+    code, _, err = here("batch", "--yes", "m.jsonl", "-o", "out", "--again", "a")
     assert (code, simulator.ledger.made) == (2, [])
     assert "--again a: 2 items are called so" in err
 

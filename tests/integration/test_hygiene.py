@@ -415,7 +415,18 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
             ends.streams.update(zip(each, json.loads(streams.out), strict=True))
 
     async def command(name: str, folder: str, env: dict[str, str]) -> None:
-        batch = ("-m", "kling_async", "batch", folder, "--prompt", "x", "-o", str(Path(folder) / "out"))
+        batch = (
+            "-m",
+            "kling_async",
+            "batch",
+            "--yes",
+            "--quiet",
+            folder,
+            "--prompt",
+            "x",
+            "-o",
+            str(Path(folder) / "out"),
+        )
         async with few:
             ends.commands[name] = await run(*batch, **env)
 

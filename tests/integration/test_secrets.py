@@ -475,6 +475,7 @@ def test_the_command_line(heard: Heard, tmp_path: Path):
                     "-m",
                     "kling_async",
                     "batch",
+                    "--yes",
                     str(tmp_path / "in"),
                     "--prompt",
                     "x",

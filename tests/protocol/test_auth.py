@@ -6,7 +6,8 @@ import jwt
 import pytest
 from hypothesis import given, strategies as st
 
-from kling_async.protocol.auth import AccessKey, APIKey, Signer, account, choose, secret
+from kling_async.protocol.auth import AccessKey, APIKey, Signer, account, secret
+from kling_async.protocol.environment import choose
 from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.providers import COMETAPI, EZMODEL, KLING, KLING_CN
 

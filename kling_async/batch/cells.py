@@ -1,0 +1,178 @@
+"""The values of a table's cells: what spreadsheets make of numbers, lists and names, and what was meant."""
+
+import json
+import re
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from kling_async.protocol.models import CameraConfig, ImageToVideo, MultiImageToVideo
+
+__all__ = ["TABLE", "Read", "Shape", "names"]
+
+Read = Callable[[str, bool], Any]
+"""Reads the text of a cell; the second argument: whether a comma may be the decimal point.
+
+Raises `ValueError` with a clause without a subject.
+"""
+
+_NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_SHORTENED: Final = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+")
+"""A long number as spreadsheets show and save it: 8.9E+17, and the digits are gone."""
+_WHOLE: Final = re.compile(r"([+-]?\d+)[.,]0+")
+_TIME: Final = re.compile(r"0?(\d+):0?(\d+)(?::00)?")
+_CURLY: Final = re.compile("[\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019]")
+
+
+@attrs.frozen
+class Shape:
+    """What can stand in a column, and what columns it can be split in.
+
+    Attributes:
+        read: reads a cell that holds all of it.
+        parts: of an object, by name.
+        entry: of a list.
+    """
+
+    read: Read
+    parts: "Mapping[str, Shape]" = attrs.field(factory=dict)
+    entry: "Shape | None" = None
+
+
+def names(shape: "Shape", before: str = "") -> Iterator[str]:
+    """Every column that *shape* can be given in, dotted; of lists the first entry's."""
+    inner = dict(shape.parts) if shape.entry is None else {"1": shape.entry}
+    for name, part in inner.items():
+        yield f"{before}{name}"
+        yield from names(part, f"{before}{name}.")
+
+
+# Readers
+
+
+def _text(cell: str, _comma: bool) -> str:
+    return cell
+
+
+def _name(cell: str, _comma: bool) -> str:
+    if _SHORTENED.fullmatch(cell):
+        raise ValueError(f"has lost digits ({cell}): format the column as text and enter it again")
+    return cell
+
+
+def _ratio(cell: str, _comma: bool) -> str:
+    """16:9, which spreadsheets take for a time of the day."""
+    time = _TIME.fullmatch(cell)
+    return f"{time[1]}:{time[2]}" if time else cell
+
+
+def _seconds(cell: str, comma: bool) -> str:
+    """Whole seconds, as the text that the API wants; what is none is left for the request to refuse."""
+    whole = _WHOLE.fullmatch(cell)
+    return whole[1] if whole and (comma or "," not in cell) else cell
+
+
+def _number(cell: str, comma: bool) -> float:
+    plain = cell.replace(",", ".") if comma else cell
+    if not _NUMBER.fullmatch(plain):
+        raise ValueError(f"must be a number, not {cell!r}")
+    number = float(plain)
+    return int(number) if number.is_integer() else number
+
+
+def _whole(cell: str, comma: bool) -> int:
+    number = _number(cell, comma)
+    if not isinstance(number, int):
+        raise ValueError(f"must be a whole number, not {cell!r}")  # noqa: TRY004 - the type is what was written
+    return number
+
+
+def _switch(cell: str, _comma: bool) -> bool:
+    if cell.lower() not in ("true", "false"):
+        raise ValueError(f"must be true or false, not {cell!r}")
+    return cell.lower() == "true"
+
+
+def _word_or_switch(cell: str, _comma: bool) -> str | bool:
+    return cell.lower() == "true" if cell.lower() in ("true", "false") else cell
+
+
+def _json(cell: str, _comma: bool) -> Any:
+    if not cell.startswith(("[", "{")):
+        raise ValueError(f"must be JSON, an object or a list, not {cell[:50]!r}")
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        curly = _CURLY.search(cell)
+        hint = f": its quotes are curly ({curly[0]}), write straight ones" if curly else f": {error}"
+        raise ValueError(f"is no JSON{hint}") from None
+
+
+def _switch_or_json(cell: str, comma: bool) -> Any:
+    return _json(cell, comma) if cell.startswith("{") else _switch(cell, comma)
+
+
+def _id(cell: str, comma: bool) -> str:
+    """An id, which spreadsheets take for a number."""
+    cell = _seconds(_name(cell, comma), comma)
+    if re.search(r"[\s,;]", cell):
+        raise ValueError(f"must be one id or a list in JSON, not {cell!r}")
+    return cell
+
+
+def _element(cell: str, comma: bool) -> int | str:
+    element = _id(cell, comma)
+    return int(element) if element.isascii() and element.isdigit() else element
+
+
+def _list_of(read: Read) -> Read:
+    """Reads a list in JSON, or its only entry."""
+
+    def listed(cell: str, comma: bool) -> Any:
+        if not cell.startswith(("[", "{")):
+            return [read(cell, comma)]
+        value = _json(cell, comma)
+        return value if isinstance(value, list) else [value]
+
+    return listed
+
+
+# The table of columns
+
+
+def _derived() -> Iterator[tuple[str, Shape]]:
+    """Every field: text where the API takes text, else JSON."""
+    for kind in (ImageToVideo, MultiImageToVideo):
+        for field in attrs.fields(kind):
+            takes_text = field.type is str or str in typing.get_args(field.type)
+            yield field.name, Shape(_text if takes_text else _json)
+
+
+_POINT: Final = Shape(_json, {"x": Shape(_whole), "y": Shape(_whole)})
+_MASK: Final = Shape(_json, {"mask": Shape(_text), "trajectories": Shape(_json, entry=_POINT)})
+_SHOT: Final = Shape(_json, {"index": Shape(_whole), "prompt": Shape(_text), "duration": Shape(_seconds)})
+_CAMERA: Final = {axis.name: Shape(_number) for axis in attrs.fields(CameraConfig)}
+
+TABLE: Final = Shape(
+    _json,
+    {
+        "key": Shape(_name),
+        **dict(_derived()),
+        "aspect_ratio": Shape(_ratio),
+        "camera_control": Shape(_json, {"type": Shape(_text), "config": Shape(_json, _CAMERA)}),
+        "cfg_scale": Shape(_number),
+        "duration": Shape(_seconds),
+        "dynamic_masks": Shape(_json, entry=_MASK),
+        "element_list": Shape(_list_of(_element), entry=Shape(_element, {"element_id": Shape(_element)})),
+        "external_task_id": Shape(_name),
+        "image_list": Shape(_list_of(_text), entry=Shape(_text, {"image": Shape(_text)})),
+        "multi_prompt": Shape(_json, entry=_SHOT),
+        "multi_shot": Shape(_switch),
+        "sound": Shape(_word_or_switch),
+        "voice_list": Shape(_list_of(_id), entry=Shape(_id, {"voice_id": Shape(_id)})),
+        "watermark_info": Shape(_switch_or_json, {"enabled": Shape(_switch)}),
+    },
+)
+"""What a table can hold: its parts are the columns."""

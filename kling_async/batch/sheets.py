@@ -1,0 +1,281 @@
+"""CSV as spreadsheets write it -> rows: its encoding, its delimiter, its columns; `cells` has the values."""
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from kling_async.batch.cells import TABLE, Read, names
+from kling_async.batch.items import Row
+from kling_async.protocol.errors import Problem, RequestError
+
+__all__ = ["SAVE_AS", "decoded", "doubt", "sheet_rows"]
+
+SAVE_AS: Final = 'save it as "CSV UTF-8" (Excel: File > Save As)'
+"""What to do with what is no CSV yet."""
+
+_DELIMITERS: Final = ",;\t|"
+_WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""How workbooks begin: as ZIP archives (.xlsx, .ods, .numbers), or as the .xls of old."""
+_SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?(?:\r\n|\r|\n)', re.IGNORECASE)
+"""The line with which Excel is told the delimiter; Excel hides it."""
+
+
+def decoded(data: bytes) -> tuple[str, int]:
+    """Text in whatever encoding spreadsheets and editors write.
+
+    UTF-8 and UTF-16 with or without a byte order mark; what is neither is read as Windows-1252, which Excel's
+    plain "CSV" is in Western Europe and America.
+
+    Returns:
+        The text, and the line of the first byte that is no UTF-8 if it was read as Windows-1252, else 0.
+
+    Raises:
+        UnicodeDecodeError: Windows-1252 does not have a byte, or UTF-16 breaks off.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16"), 0
+    head = data[:200]
+    if len(head) > 1 and b"\0" not in head[::2] and head[1::2].count(0) > len(head) * 0.4:
+        return data.decode("utf-16-le"), 0
+    try:
+        return data.decode("utf-8-sig"), 0
+    except UnicodeDecodeError as error:
+        return data.decode("cp1252"), _line_of(data, error.start)
+
+
+def doubt(text: str) -> str:
+    """What is told of *text* that was read as Windows-1252: its first letter beyond ASCII shows if it is."""
+    found = re.search(r"[^\r\n]{0,15}[^\x00-\x7f][^\r\n]{0,15}", text)
+    assert found is not None  # else it were UTF-8
+    return f'is no UTF-8 and was read as Windows-1252 ("{found[0].strip()}"): if that is wrong'
+
+
+def _line_of(data: bytes, start: int) -> int:
+    """The line that byte *start* of *data* stands in, counted from 1."""
+    return len((data[:start] + b".").splitlines())
+
+
+@attrs.frozen
+class _Column:
+    """A column of a table.
+
+    Attributes:
+        name: as people write it: ``multi_prompt.1.prompt``.
+        path: its parts, entries of lists as numbers from 1.
+        read: what reads its cells.
+    """
+
+    name: str
+    path: tuple[str | int, ...]
+    read: Read
+
+
+def sheet_rows(data: bytes, name: str, base: Path, warnings: list[str]) -> Iterator[Row]:
+    """The rows of a table, the first of which names the columns.
+
+    Args:
+        data: the file.
+        name: what problems call it.
+        base: the folder that its paths are relative to.
+        warnings: gets what is doubtful about the file as a whole.
+
+    Raises:
+        RequestError: it is a workbook whatever its name says.
+    """
+    if data.startswith(_WORKBOOKS):
+        raise RequestError(f"{name} is a spreadsheet, whatever its name says", advice=SAVE_AS)
+    try:
+        text, doubtful = decoded(data)
+    except UnicodeDecodeError as error:
+        message = f'is no text (byte 0x{data[error.start]:02x}): save it as "CSV UTF-8"'
+        yield _faulty(f"{name}:{_line_of(data, error.start)}", base, Problem("", message))
+        return
+    if doubtful:
+        warnings.append(f"{name}:{doubtful}: {doubt(text)}, {SAVE_AS}")
+    yield from _Sheet(text, name, base).rows()
+
+
+def _faulty(place: str, base: Path, *problems: Problem) -> Row:
+    return Row(place, {}, base, problems=problems)
+
+
+class _Sheet:
+    """The rows of one text."""
+
+    def __init__(self, text: str, name: str, base: Path) -> None:
+        self._name, self._base = name, base
+        lines = io.StringIO(text, newline="")
+        told = _SEP.match(text)
+        self._offset = 1 if told else 0
+        self._delimiter = told[1] if told else max(_DELIMITERS, key=lambda each: _fits(lines, each))
+        lines.seek(told.end() if told else 0)
+        self._cells = csv.reader(lines, delimiter=self._delimiter, strict=True, skipinitialspace=True)
+
+    def rows(self) -> Iterator[Row]:
+        """Every row, the faulty ones with their problems."""
+        columns: list[_Column | None] | None = None
+        begin = 1 + self._offset
+        try:
+            for cells in self._cells:
+                place, begin = f"{self._name}:{begin}", self._line + 1  # a quoted cell may span lines
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if columns is None:
+                    columns, problems = _columns(cells)
+                    if problems:
+                        yield _faulty(place, self._base, *problems)
+                        return
+                else:
+                    yield self._row(place, columns, cells)
+        except csv.Error as error:
+            yield _faulty(f"{self._name}:{begin}", self._base, Problem("", self._wrong(str(error))))
+
+    @property
+    def _line(self) -> int:
+        return self._cells.line_num + self._offset
+
+    def _wrong(self, error: str) -> str:
+        """What *error* of the reader says of the row that begins where it was reading."""
+        most = f"has a cell of more than {csv.field_size_limit():,} characters"
+        behind = f"has text behind a closing quote (line {self._line})"
+        known = {
+            "unexpected end": "has a quote that is never closed",
+            "field limit": f"{most}: close its quote, and give pictures as paths or URLs",
+            "expected after": f"{behind}: a quote in a cell is written twice",
+        }
+        message = next((known[sign] for sign in known if sign in error), f"is no CSV: {error}")
+        return f"{message}; nothing behind it was read"
+
+    def _row(self, place: str, columns: list[_Column | None], cells: list[str]) -> Row:
+        fields: dict[str, Any] = {}
+        problems: list[Problem] = []
+        dotted: set[str] = set()
+        if any(cell.strip() for cell in cells[len(columns) :]):
+            wrong = f"has {len(cells)} cells, but there are {len(columns)} columns"
+            problems.append(Problem("", f"{wrong}: quote a cell that holds {self._called}"))
+        for number, (column, cell) in enumerate(zip(columns, cells, strict=False), start=1):
+            value = cell.strip()
+            if not value:
+                continue
+            if column is None:
+                problems.append(Problem("", f"has {value!r} in column {number}, which has no name"))
+                continue
+            try:
+                if "\0" in value:
+                    raise ValueError("holds a NUL byte: the file is damaged")
+                read = column.read(value, self._delimiter != ",")
+            except ValueError as error:
+                problems.append(Problem(column.name, str(error)))
+                continue
+            if len(column.path) > 1:
+                dotted.add(str(column.path[0]))
+            _put(fields, column.path, read)
+        for name in sorted(dotted) if not problems else ():
+            fields[name] = _listed(name, fields[name], problems)
+        return Row(place, fields, self._base, dotted=frozenset(dotted), problems=tuple(problems))
+
+    @property
+    def _called(self) -> str:
+        return {",": "a comma", ";": "a semicolon", "\t": "a tab"}.get(self._delimiter, self._delimiter)
+
+
+def _fits(lines: io.StringIO, delimiter: str) -> tuple[int, int]:
+    """How well *delimiter* makes columns of the first row: those with known names, and all."""
+    lines.seek(0)
+    try:
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        cells = next((cells for cells in rows if any(cell.strip() for cell in cells)), [])
+    except csv.Error:
+        return 0, 0
+    return sum(cell.strip().lower().partition(".")[0] in TABLE.parts for cell in cells), len(cells)
+
+
+# Columns
+
+
+def _columns(cells: list[str]) -> tuple[list[_Column | None], list[Problem]]:
+    """The columns that the first row names, None for those without a name, and what is wrong with them."""
+    columns: list[_Column | None] = []
+    problems: list[Problem] = []
+    seen: set[tuple[str | int, ...]] = set()
+    for cell in cells:
+        name = cell.strip().lower()
+        column = _column(name)
+        columns.append(column)
+        if column is None:
+            if name:
+                problems.append(Problem("", f"no such column: {cell.strip()!r}{_hint(name)}"))
+            continue
+        if column.path in seen:
+            problems.append(Problem("", f"the column {column.name} is there twice"))
+        seen.add(column.path)
+    for path in sorted(seen, key=str):
+        for end in range(1, len(path)):
+            if path[:end] in seen:
+                whole, part = (".".join(map(str, each)) for each in (path[:end], path))
+                problems.append(Problem("", f"the column {whole} is there whole and in parts ({part})"))
+    return columns, problems
+
+
+def _column(name: str) -> _Column | None:
+    """The column called *name*, if there can be one."""
+    shape = TABLE
+    path: list[str | int] = []
+    for part in name.split("."):
+        if part in shape.parts:
+            path.append(part)
+            shape = shape.parts[part]
+        elif shape.entry is not None and re.fullmatch("[1-9][0-9]?", part):
+            path.append(int(part))
+            shape = shape.entry
+        else:
+            return None
+    return _Column(name, tuple(path), shape.read)
+
+
+def _hint(name: str) -> str:
+    """What may have been meant by the column *name*."""
+    if re.search(r"\.0(\.|$)", name):
+        return "; entries are counted from 1"
+    known = list(names(TABLE))
+    close = [each for each in known if each.startswith(f"{name}_")]  # `model` is meant as model_name
+    close = close or [each for each in known if each.endswith(f".{name.rpartition('.')[2]}")]
+    close = close or difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# Values in parts
+
+
+class _Parts(dict[str | int, Any]):
+    """An object or a list that grows part by part, entries of a list by their numbers."""
+
+
+def _put(fields: dict[str, Any], path: tuple[str | int, ...], value: Any) -> None:
+    """Put *value* where *path* leads."""
+    inner: dict[Any, Any] = fields
+    for part in path[:-1]:
+        inner = inner.setdefault(part, _Parts())
+    inner[path[-1]] = value
+
+
+def _listed(name: str, value: Any, problems: list[Problem]) -> Any:
+    """*value* with lists that are lists; an entry that is left out goes to *problems*."""
+    if not isinstance(value, _Parts):
+        return value
+    inner = {part: _listed(f"{name}.{part}", entry, problems) for part, entry in value.items()}
+    places = sorted(part for part in inner if isinstance(part, int))
+    if not places:
+        return inner
+    problems += (
+        Problem(f"{name}.{place}", f"is empty, and {name}.{places[-1]} is not")
+        for place in range(1, places[-1])
+        if place not in inner
+    )
+    return [inner[place] for place in places]

@@ -1,0 +1,64 @@
+"""Prompts that are one for all rows, with the names of each row's picture filled in."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+from kling_async.protocol.errors import Problem, RequestError
+
+__all__ = ["filled", "template"]
+
+_WORDS: Final = ("stem", "name", "folder", "key")
+"""What a common prompt may have filled in."""
+
+_BRACES: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_URL: Final = re.compile(r"\s*https?://", re.IGNORECASE)
+
+
+def template(field: str, text: str) -> str:
+    """*text*, if all that it has filled in is known.
+
+    Raises:
+        RequestError: it is not.
+    """
+    for found in _BRACES.finditer(text):
+        if found[0] not in ("{{", "}}") and found[1] not in _WORDS:
+            known = ", ".join(f"{{{word}}}" for word in _WORDS)
+            wrong = f"{found[0]} cannot be filled in: known are {known}; a brace itself is written twice"
+            raise RequestError(problems=[Problem(field, wrong)], advice="correct the common prompt")
+    return text
+
+
+def filled(template: str, fields: Mapping[str, Any], key: str | None) -> str:
+    """*template* with the names of the first picture in *fields*."""
+    path = _path(fields)
+
+    def word(found: re.Match[str]) -> str:
+        match found[1]:
+            case None:
+                return found[0][0]
+            case "name":
+                return path.name
+            case "folder":
+                return path.parent.name
+            case "key" if key is not None:
+                return key
+            case _:
+                return path.stem
+
+    return _BRACES.sub(word, template)
+
+
+def _path(fields: Mapping[str, Any]) -> Path:
+    """What tells the names of the first picture in *fields*; of a picture without one they are ``video``."""
+    several = fields.get("image_list")
+    entries = several if isinstance(several, list | tuple) else ()
+    for entry in (fields.get("image"), *entries, fields.get("image_tail")):
+        picture = entry.get("image") if isinstance(entry, Mapping) else entry
+        if isinstance(picture, Path):
+            return picture
+        if isinstance(picture, str) and _URL.match(picture):
+            return Path(unquote(re.split("[?#]", picture.strip(), maxsplit=1)[0]))
+    return Path("video/video")

@@ -1,0 +1,147 @@
+"""A request checked and priced before anything is sent: the map, the pictures and the provider, joined.
+
+`check` and `estimate` need no client and no key and send nothing.
+"""
+
+import functools
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+from kling_async.protocol import images, masks
+from kling_async.protocol.capabilities import Capabilities, Finding
+from kling_async.protocol.errors import RequestError, UnsupportedError
+from kling_async.protocol.images import ImageText, ImageUrl, ResolvedImage
+from kling_async.protocol.models import Image, VideoRequest
+from kling_async.protocol.prices import Prices
+from kling_async.protocol.providers import KLING, KLING_CN, Provider
+
+if TYPE_CHECKING:
+    from kling_async.bodies import Resolved
+
+__all__ = ["capabilities", "charged", "check", "estimate", "findings", "prices_for"]
+
+_LOST: Final = "gateways reference, request fields, November 2026"
+_ENDPOINTS: Final = "gateways reference, routes, November 2026"
+
+
+def check(request: VideoRequest, provider: Provider = KLING) -> list[Finding]:
+    """Everything that is known against *request*, before it is paid for. Blocking: pictures are read.
+
+    Example::
+
+        for finding in check(ImageToVideo(image="cat.png", prompt="it yawns", image_tail="dog.png")):
+            print(finding)  # image_tail: needs mode pro with kling-v2-6
+
+    Args:
+        request: pictures given as a URL are not fetched.
+        provider: where it shall go.
+
+    Returns:
+        Errors, which are certainly refused or come out wrong, and warnings, which are doubted: of the
+        pictures, of what the provider lacks, of the map. Empty: nothing is known against it.
+    """
+    from kling_async.bodies import Resolved, resolve  # `import kling_async` loads this module, and no engine
+    from kling_async.protocol import wire
+
+    found: list[Finding] = []
+    resolved: Resolved | None = None
+    try:
+        resolved = resolve(request)
+    except RequestError as error:
+        found += (Finding(each.field, "error", each.message, each.source) for each in error.problems)
+    else:
+        for warning in resolved.warnings:
+            field, _, message = warning.partition(": ")
+            found.append(Finding(field, "warning", message, images.SOURCE))
+    if request.endpoint not in provider.endpoints:
+        return [*found, Finding("", "error", f"{provider.name} has no {request.endpoint}", _ENDPOINTS)]
+    pictures = _assumed(request) if resolved is None else resolved.images
+    try:
+        wire.create(request, provider, pictures, external_task_id="")
+    except UnsupportedError as error:
+        found += (Finding(each.field, "error", each.message, each.source or _LOST) for each in error.problems)
+    return found + findings(request, provider, resolved or Resolved({}))
+
+
+def findings(request: VideoRequest, provider: Provider, resolved: "Resolved") -> list[Finding]:
+    """What the map says about *request*, whose pictures were read already; nothing is read here.
+
+    A model that the map does not know has no finding of it. `extra_body` is the way around the map: it is
+    never looked into, and where it sets the model, mode, duration or sound, the map says nothing.
+    """
+    found = capabilities().findings(request, provider)
+    if resolved.sizes:
+        found += masks.misfits(request, resolved.sizes)
+    return found
+
+
+def estimate(
+    request: VideoRequest, provider: Provider = KLING, prices: Prices | None = None
+) -> Decimal | None:
+    """What *request* costs when it succeeds, in Kling's units; None where no price is known, never zero.
+
+    Args:
+        request: what to make.
+        provider: where; a gateway has prices of its own, so there *prices* alone are asked.
+        prices: rates of your own; they win over Kling's.
+    """
+    return prices_for(provider, prices).estimate(request)
+
+
+def charged(
+    units: Decimal | None, request: VideoRequest, provider: Provider, prices: Prices | None = None
+) -> Decimal | None:
+    """What *request*, which was made, cost; None where that is unknown.
+
+    Args:
+        units: what its task told. A gateway passes on what Kling charged the gateway; what that charged the
+            caller, *prices* alone tell.
+        request: what was made.
+        provider: where.
+        prices: rates of your own.
+    """
+    if units is not None and _is_kling(provider):
+        return units
+    return estimate(request, provider, prices)
+
+
+def prices_for(provider: Provider, own: Prices | None = None) -> Prices:
+    """The rates at *provider*: *own* and, at Kling itself, the published ones where those tell nothing."""
+    if not _is_kling(provider):
+        return own or Prices()
+    published = _builtin()[1]
+    return published if own is None else own.over(published)
+
+
+def _is_kling(provider: Provider) -> bool:
+    return provider.name in (KLING.name, KLING_CN.name)
+
+
+def capabilities() -> Capabilities:
+    """The map that comes with the package."""
+    return _builtin()[0]
+
+
+@functools.cache  # read at the first request and not on import; what it holds never changes
+def _builtin() -> tuple[Capabilities, Prices]:
+    import tomllib
+    from importlib.resources import files
+
+    text = files("kling_async.protocol").joinpath("capabilities.toml").read_text("utf-8")
+    data = tomllib.loads(text, parse_float=Decimal)
+    prices = Prices.from_mapping(data["prices"], source=data["sources"]["prices"], endpoints=("image2video",))
+    return Capabilities.from_mapping(data), prices
+
+
+def _assumed(request: VideoRequest) -> Mapping[str, ResolvedImage]:
+    """What the pictures of *request* would be sent as, where one of them could not be read."""
+
+    def assumed(picture: Image) -> ResolvedImage:
+        try:
+            meant = images.classify(picture, is_file=lambda _: True)
+        except ValueError:
+            meant = b""
+        return meant if isinstance(meant, ImageUrl) else ImageText("", "")
+
+    return {field: assumed(picture) for field, picture in images.sources(request)}

@@ -1,0 +1,323 @@
+"""What each model and provider takes: the map is data, and this is how a request is held against it.
+
+The data are ``capabilities.toml``, handed in as a mapping. What the map says is told as a `Finding`: an error
+is certainly refused by Kling or comes out wrong, a warning is doubted by somebody. What no documentation
+knows, a model, a mode or another word, is never refused: maps drift (API reference, capability map).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
+
+import attrs
+
+from kling_async.protocol.cells import Model
+from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRequest
+from kling_async.protocol.providers import Provider
+
+__all__ = ["Capabilities", "Finding", "Reading"]
+
+_DECISIVE: Final = frozenset({"model", "model_name", "mode", "duration", "sound"})
+"""What the map goes by; where `extra_body` holds one of them, nothing can be said."""
+
+
+@attrs.frozen
+class Finding:
+    """Something about a request that is refused, or doubted.
+
+    Attributes:
+        field: the field in the API's own words, nested ones dotted; empty for the whole request.
+        severity: ``error``: certainly refused, or comes out wrong; ``warning``: doubted.
+        message: what is wrong and, where there is one, the remedy: a clause without a subject.
+        source: where the rule stands, with its date.
+    """
+
+    field: str
+    severity: Literal["error", "warning"]
+    message: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        """The finding as one clause."""
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+@attrs.frozen
+class Reading:
+    """What a provider reads otherwise than Kling's documentation says.
+
+    Attributes:
+        source: where that stands.
+        doubted: fields that may be dropped.
+        why: why they may be, a clause; ``{provider}`` stands for its name.
+        requires: fields that it wants given.
+        words: the words that it documents, by field.
+        longest: the characters that it documents, by field.
+        fewest: the entries that it wants at least, by field.
+    """
+
+    source: str
+    doubted: Sequence[str] = ()
+    why: str = ""
+    requires: Sequence[str] = ()
+    words: Mapping[str, Sequence[str]] = MappingProxyType({})
+    longest: Mapping[str, int] = MappingProxyType({})
+    fewest: Mapping[str, int] = MappingProxyType({})
+
+    def findings(self, request: VideoRequest, name: str) -> Iterator[Finding]:
+        """What is doubtful about *request* at the provider called *name*."""
+        for field in self.doubted:
+            if getattr(request, field) and getattr(request, field) != "off":
+                yield Finding(field, "warning", self.why.replace("{provider}", name), self.source)
+        for field in self.requires:
+            if getattr(request, field) is None:
+                yield Finding(field, "warning", f"is required by {name}: give it", self.source)
+        for field, known in self.words.items():
+            word = getattr(request, field)
+            if word is not None and word not in known:
+                yield Finding(field, "warning", f"is documented as {_or(known)} by {name}", self.source)
+        for field, most in self.longest.items():
+            length = len(getattr(request, field) or "")
+            if length > most:
+                message = f"has {length} characters, {name} documents at most {most}"
+                yield Finding(field, "warning", message, self.source)
+        for field, least in self.fewest.items():
+            count = len(getattr(request, field))
+            if count < least:
+                message = f"has {count}, {name} documents at least {least}"
+                yield Finding(field, "warning", message, self.source)
+
+
+@attrs.frozen
+class Capabilities:
+    """The map.
+
+    Attributes:
+        models: by name, the oldest first.
+        multi_image: the models of multi-image2video.
+        multi_source: where those stand.
+        words: the words that documentation knows, by dotted field.
+        words_source: where those stand, and what else holds for every model.
+        readings: what providers read otherwise, by name or dialect and endpoint.
+    """
+
+    models: Mapping[str, Model]
+    multi_image: tuple[str, ...]
+    multi_source: str
+    words: Mapping[str, Sequence[str]]
+    words_source: str
+    readings: Mapping[tuple[str, str], Reading]
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any]) -> "Capabilities":
+        """The map in *data*, which has the form of ``capabilities.toml``.
+
+        Raises:
+            KeyError: a part is missing, or a source has no text.
+            ValueError: a cell has too few or too many letters, or another one.
+        """
+        sources = data["sources"]
+        multi = data["multi-image2video"]
+        return cls(
+            models={name: Model.from_mapping(name, table, sources) for name, table in data["models"].items()},
+            multi_image=tuple(multi["models"]),
+            multi_source=sources[multi["source"]],
+            words=data["words"],
+            words_source=sources["create"],
+            readings={
+                (name, endpoint): Reading(**table | {"source": sources[table["source"]]})
+                for name, endpoints in data["providers"].items()
+                for endpoint, table in endpoints.items()
+            },
+        )
+
+    def findings(self, request: VideoRequest, provider: Provider) -> list[Finding]:
+        """What the map says about *request*, errors and doubts, in the order of its rules.
+
+        A model that is not in the map has no finding of it, only those of the provider. `extra_body` is never
+        looked into, and where it sets what the map goes by (model, mode, duration, sound), nothing is said.
+
+        Args:
+            request: its shape is in order, or it could not have been made.
+            provider: where it shall go.
+        """
+        if request.extra_body and not _DECISIVE.isdisjoint(request.extra_body):
+            return []
+        found: list[Finding] = []
+        model = self.models.get(request.model_name)
+        if model is not None:
+            found += self._basics(model, request)
+            if isinstance(request, ImageToVideo):
+                found += self._features(model, request)
+                found += self._references(model, request)
+        if reading := self.reading(provider, request.endpoint):
+            found += reading.findings(request, provider.name)
+        return found
+
+    def reading(self, provider: Provider, endpoint: str) -> Reading | None:
+        """How *provider* reads requests to *endpoint*, where that is not as the map says."""
+        own = self.readings.get((provider.name, endpoint))
+        return own or self.readings.get((provider.dialect, endpoint))
+
+    def _basics(self, model: Model, request: VideoRequest) -> Iterator[Finding]:
+        """Model, mode, duration, and words that nobody documents."""
+        if isinstance(request, MultiImageToVideo):
+            if model.name not in self.multi_image:
+                message = f"is not documented for {request.endpoint}, only {_or(self.multi_image)} is"
+                yield Finding("model_name", "warning", message, self.multi_source)
+        elif model.retired:
+            current = _or([each.name for each in self.models.values() if not each.retired])
+            yield Finding("model_name", "warning", f"{model.retired}: take {current}", model.retired_source)
+        yield from self._mode(model, request.mode)
+        if request.duration is not None and request.duration not in model.durations:
+            others = self._others(lambda each: request.duration in each.durations)
+            message = f"must be {_or(model.durations)} with {model.name}{others}"
+            yield Finding("duration", "error", message, model.source)
+        for field, known in self.words.items():
+            word = _word(request, field)
+            if word is not None and word not in known:
+                message = f"is {word[:40]!r}, a word that no documentation knows: give {_or(known)}"
+                yield Finding(field, "warning", message, self.words_source)
+
+    def _mode(self, model: Model, mode: str | None) -> Iterator[Finding]:
+        if mode is None or mode in model.modes:
+            return
+        letter = model.mode.letters.get((mode, ""))
+        if letter == "?":
+            message = f"{mode} may be refused or ignored by {model.name}: {model.mode.note}"
+            yield Finding("mode", "warning", message, model.mode.source)
+        elif letter == "-":
+            others = self._others(lambda each: mode in each.modes)
+            need = f"must be {_or(model.modes)}" if model.modes else "must be left out"
+            yield Finding("mode", "error", f"{need} with {model.name}{others}", model.mode.source)
+
+    def _features(self, model: Model, request: ImageToVideo) -> Iterator[Finding]:
+        """Everything that a model takes in some modes and durations, or not at all."""
+        mode, seconds = request.mode or "std", request.duration or "5"
+        at = (mode if mode in model.modes else "", seconds if seconds in model.durations else "")
+        silent = ""
+        for feature, field in _used(request):
+            cell = model.cells[feature]
+            letter = cell.letters[at]
+            if letter == "-":
+                yield Finding(field, "error", self._remedy(model, feature, at), cell.source)
+            elif letter == "?":
+                message = f"may be refused or ignored by {model.name}: {cell.note}"
+                yield Finding(field, "warning", message, cell.source)
+            elif letter == "s":
+                silent = field
+            elif cell.only and _word(request, f"{field}.type") in set(self.words[f"{field}.type"]).difference(
+                cell.only
+            ):
+                message = f"must be {_or(cell.only)} with {model.name}"
+                yield Finding(f"{field}.type", "error", message, cell.source)
+        if silent and request.sound == "on" and model.cells["sound"].letters[at] != "-":
+            message = f"must be off where {model.name} is given {silent}"
+            yield Finding("sound", "error", message, model.source)
+        if silent and request.voice_list and model.cells["voice_list"].letters[at] != "-":
+            message = f"must be left out where {model.name} is given {silent}: that video is silent"
+            yield Finding("voice_list", "error", message, model.source)
+        if request.element_list and request.voice_list and model.cells["voice_list"].letters[at] != "-":
+            message = "excludes voice_list, say the pages, though one of Kling's samples has both"
+            yield Finding("element_list", "warning", message, self.words_source)
+
+    def _references(self, model: Model, request: ImageToVideo) -> Iterator[Finding]:
+        """What prompts refer to must be given, and voices are heard."""
+        speaks = bool(request.voice_list)
+        for field, prompt in _prompts(request):
+            if "<<<" not in prompt:
+                continue
+            for name, number in dict.fromkeys(_REFERENCE.findall(prompt)):
+                given = (request.voice_list if name == "voice" else request.element_list) or ()
+                speaks = speaks or name == "voice"
+                if not 1 <= int(number) <= len(given):
+                    entries = "entry" if len(given) == 1 else "entries"
+                    what = f"refers to <<<{name}_{number}>>>"
+                    message = f"{what}, and {name}_list has {len(given) or 'no'} {entries}"
+                    yield Finding(field, "error", message, self.words_source)
+        # who cannot have a voice at all is not told to turn on the sound
+        if speaks and request.sound in (None, "off") and model.cells["voice_list"].letters["", ""] != "-":
+            yield Finding("sound", "error", "must be on for a voice to be heard", self.words_source)
+
+    def _remedy(self, model: Model, feature: str, at: tuple[str, str]) -> str:
+        """How *model* takes what it refuses at a mode and duration, or else which model does."""
+        (mode, seconds), name, cell = at, model.name, model.cells[feature]
+        taken = set(cell.taken())
+        modes = [each for each in model.modes if (each, seconds) in taken]
+        durations = [each for each in model.durations if (mode, each) in taken]
+        if modes:
+            return f"needs mode {_or(modes)} with {name}"
+        if durations:
+            return f"needs duration {_or(durations)} with {name}"
+        pairs = [f"mode {a}, duration {b}" for a in model.modes for b in model.durations if (a, b) in taken]
+        if pairs:
+            return f"needs {_or(pairs)} with {name}"
+        if feature == "end_frame":
+            frames = model.cells["start_end_frame"]
+            if any(frames.taken()):
+                also = "" if frames.letters[at] in "Ys" else self._remedy(model, "start_end_frame", at)
+                return f"alone is not taken by {name}: give image too{also and f', which {also}'}"
+        if cell.note and cell.letters["", ""] == "-":
+            return f"is not taken by {name}: {cell.note}"
+        return f"is not taken by {name}{self._others(lambda each: any(each.cells[feature].taken()))}"
+
+    def _others(self, does: Callable[[Model], bool]) -> str:
+        """Which models do what one does not, as the end of a clause; retired ones for want of others."""
+        able = [each for each in self.models.values() if does(each)]
+        current = [each.name for each in able if not each.retired]
+        if current:
+            return f"; {_or(current)} takes it"
+        if able:
+            return f"; only {_or([each.name for each in able])} took it: leave it out"
+        return ""
+
+
+def _used(request: ImageToVideo) -> Iterator[tuple[str, str]]:
+    """The features that *request* asks for, each with the field that does."""
+    if request.image_tail is not None:
+        yield "end_frame" if request.image is None else "start_end_frame", "image_tail"
+    if request.sound == "on":
+        yield "sound", "sound"
+    if request.cfg_scale is not None:
+        yield "cfg_scale", "cfg_scale"
+    if request.static_mask is not None:
+        yield "motion_brush", "static_mask"
+    if request.dynamic_masks:
+        yield "motion_brush", "dynamic_masks"
+    if request.camera_control is not None:
+        yield "camera_control", "camera_control"
+    if request.multi_shot:
+        yield "multi_shot", "multi_shot"
+    if request.element_list:
+        yield "element_list", "element_list"
+    if request.voice_list:
+        yield "voice_list", "voice_list"
+
+
+_REFERENCE: Final = re.compile(r"<<<(voice|element)_([0-9]{1,4})>>>")
+"""How a prompt refers to an entry of a list, counted from 1."""
+
+
+def _prompts(request: ImageToVideo) -> Iterator[tuple[str, str]]:
+    """Every prompt of *request*, each with its dotted field."""
+    if request.prompt:
+        yield "prompt", request.prompt
+    for place, shot in enumerate(request.multi_prompt or ()):
+        yield f"multi_prompt[{place}].prompt", shot.prompt
+
+
+def _word(request: VideoRequest, field: str) -> str | None:
+    """What *request* says in a dotted *field*; None where it has no such field or says nothing."""
+    value: Any = request
+    for name in field.split("."):
+        value = getattr(value, name, None)
+    return cast("str | None", value)
+
+
+def _or(words: Sequence[str]) -> str:
+    """*words* as a choice: ``5 or 10``; numbers without gaps as ``3 to 15``."""
+    *first, last = words
+    if len(words) > 2 and last.isdecimal() and int(last) - int(words[0]) == len(words) - 1:
+        return f"{words[0]} to {last}"
+    return f"{', '.join(first)} or {last}" if first else last

@@ -1,0 +1,232 @@
+"""What a batch tells before its first request, and what holds it back."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kling_async.simulator import Simulator
+
+BATCH = ("batch", "in", "-o", "out", "--prompt", "x")
+
+
+def manifest(*rows: dict[str, Any]) -> None:
+    """Write ``m.jsonl``."""
+    Path("m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+
+
+def test_a_dry_run_tells_and_asks_nothing(here: Any, pictures: Path, simulator: Simulator):
+    """Items, cost and time are the result; no request is made and nothing is written."""
+    code, out, err = here(*BATCH, "--dry-run")
+    assert code == 0
+    assert out.splitlines() == [
+        "3 videos to make, of 3 items",
+        "cost: 4.5 units (about 0.63 USD at list price)",
+        "time: about 1 min 30 s, with 5 at once for each model",
+    ]
+    assert err == "a dry run: no request was made\n"
+    assert not simulator.ledger.requests
+    assert not Path("out").exists()
+
+
+def test_a_dry_run_for_programs(here: Any, pictures: Path, simulator: Simulator):
+    """As JSON it is one object, with each finding beside its place."""
+    manifest(
+        {"key": "old", "image": "in/a.png", "prompt": "x", "model_name": "kling-v2-1"},
+        {"key": "bad", "image": "in/b.png", "prompt": "x", "duration": 60},
+    )
+    code, out, _ = here("batch", "m.jsonl", "-o", "out", "--dry-run", "--json", "--max-in-flight", "2")
+    plan = json.loads(out)["plan"]
+    assert code == 2
+    assert (plan["items"], plan["new"], plan["unpriced"], plan["units"], plan["slots"]) == (1, 1, 1, 0.0, 2)
+    assert plan["problems"] == ["m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'"]
+    assert plan["bad_rows"] == 1
+    (finding,) = plan["findings"]
+    assert (finding["key"], finding["place"], finding["field"], finding["severity"]) == (
+        "old",
+        "m.jsonl:1",
+        "model_name",
+        "warning",
+    )
+
+
+def test_nobody_to_ask(here: Any, pictures: Path, simulator: Simulator):
+    """Without a terminal and without --yes nothing is spent, and the way to spend is told."""
+    code, out, err = here(*BATCH)
+    assert (code, out, simulator.ledger.made) == (2, "", [])
+    assert "cost: 4.5 units" in err
+    assert "3 videos would be paid for" in err
+    assert "--yes" in err
+    assert not Path("out").exists()
+
+
+def test_nothing_new_needs_no_leave(here: Any, pictures: Path, simulator: Simulator):
+    """What is paid already is brought home without a question."""
+    assert here(*BATCH, "--yes")[0] == 0
+    code, out, _ = here(*BATCH)
+    assert (code, len(out.split()), len(simulator.ledger.made)) == (0, 3, 3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal is made with pty")
+@pytest.mark.parametrize(("answer", "code", "made"), [("y", 0, 3), ("n", 2, 0), ("", 2, 0)])
+def test_at_a_terminal_it_asks(
+    command: Any, pictures: Path, simulator: Simulator, answer: str, code: int, made: int
+):
+    """The question names number and cost; anything but yes submits nothing."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "kling_async", *BATCH, "--quiet"],
+        env=command.env | {"TERM": "dumb"},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        os.write(ours, f"{answer}\n".encode())
+        process.communicate(timeout=30)
+    told = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert "Make 3 videos, cost 4.5 units (about 0.63 USD at list price)? [y/N]" in told.replace("\r\n", " ")
+    assert (process.returncode, len(simulator.ledger.made)) == (code, made)
+
+
+def test_bad_rows_come_first(here: Any, pictures: Path, simulator: Simulator):
+    """By default a bad row holds everything back; --skip-bad makes the others."""
+    manifest(
+        {"image": "in/a.png", "prompt": "x", "duration": 60},
+        {"image": "in/nowhere.png", "prompt": "x"},
+        {"image": "in/c.png", "prompt": "x"},
+    )
+    run = ("batch", "m.jsonl", "-o", "out", "--yes")
+    code, _, err = here(*run)
+    assert (code, simulator.ledger.made) == (2, [])
+    assert err.splitlines()[0].startswith("m.jsonl:1: duration: must be whole seconds")
+    assert err.splitlines()[1].startswith("m.jsonl:2: image: ")
+    assert err.splitlines()[-1] == "nothing was submitted and nothing was paid"
+    code, out, err = here(*run, "--skip-bad")
+    assert (code, out.split()) == (0, [str(Path("out", "c.mp4"))])
+    assert "2 rows skipped, 1 left" in err
+
+
+def test_what_the_map_is_sure_of_is_a_bad_row(here: Any, pictures: Path, simulator: Simulator):
+    """A field that the model does not take holds the batch back, by file, line and field."""
+    manifest({"image": "in/a.png", "image_tail": "in/b.png", "prompt": "x"})
+    code, _, err = here("batch", "m.jsonl", "-o", "out", "--yes")
+    assert (code, len(simulator.ledger.requests)) == (2, 0)
+    assert err.startswith("m.jsonl:1: image_tail: needs mode pro")
+
+
+def test_doubts_are_told_once_with_their_places(here: Any, pictures: Path, simulator: Simulator):
+    """What the map doubts is told with the lines it stands in, and is no bad row unless asked."""
+    rows = [{"image": f"in/{name}.png", "prompt": "x", "model_name": "kling-v2-1"} for name in "abc"]
+    manifest(*rows)
+    code, out, _ = here("batch", "m.jsonl", "-o", "out", "--dry-run")
+    assert code == 0
+    assert out.splitlines()[0].startswith("m.jsonl:1, 2, 3: doubtful: model_name: ")
+    code, _, err = here("batch", "m.jsonl", "-o", "out", "--dry-run", "--check", "error")
+    assert code == 2
+    assert err.count("model_name") == 3
+
+
+def test_a_budget_holds(here: Any, pictures: Path, simulator: Simulator):
+    """What the budget has no room for is told before and after, and counts across runs."""
+    code, _, err = here(*BATCH, "--yes", "--budget", "3.2")
+    assert (code, len(simulator.ledger.made)) == (1, 2)
+    assert "budget: 3.2 units, no room for 1 of them" in err
+    assert "2 done, 1 not submitted in" in err
+    assert "the budget had no room for 1: 0.2 units are left of it" in err
+    code, _, err = here(*BATCH, "--yes", "--budget", "3.2")
+    assert (code, len(simulator.ledger.made)) == (1, 2)
+    assert "budget: 3.2 units, 3 spent by earlier runs, no room for 1 of them" in err
+    assert here(*BATCH, "--yes", "--budget", "4.5")[0] == 0
+    assert len(simulator.ledger.made) == 3
+
+
+def test_earlier_runs_count_before_new_rows(here: Any, pictures: Path, simulator: Simulator):
+    """A row added above those that were made does not spend what they have spent."""
+    rows = [{"image": f"in/{name}.png", "prompt": "x"} for name in "abc"]
+    manifest(*rows[:2])
+    assert here("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "3")[0] == 0
+    manifest(rows[2], *rows[:2])
+    code, _, _ = here("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "3")
+    assert (code, len(simulator.ledger.made)) == (1, 2)
+
+
+def test_unknown_prices(here: Any, pictures: Path, simulator: Simulator):
+    """Unknown is told as unknown; under a budget it is left out, unless allowed or priced by yourself."""
+    run = (*BATCH, "--yes", "--model-name", "kling-v1-6")
+    assert "cost: unknown, for want of a price: see --prices" in here(*run, "--dry-run")[1]
+    code, _, err = here(*run, "--budget", "100")
+    assert (code, simulator.ledger.made) == (1, [])
+    assert "3 left out for want of a price" in err
+    Path("prices.toml").write_text('["kling-v1-6"]\nsilent = { std = 0.4 }\n')
+    told = here(*run, "--dry-run", "--budget", "5", "--prices", "prices.toml")[1]
+    assert "cost: 4 units\nbudget: 5 units, no room for 1 of them" in told
+    assert here(*run, "--budget", "100", "--allow-unpriced")[0] == 0
+    assert len(simulator.ledger.made) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("model = ", "no TOML"),
+        ('["kling-v3"]\nloud = { std = 1 }', "kling-v3.loud"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_wrong_table_of_prices(here: Any, pictures: Path, text: str | None, problem: str):
+    """What is no table of prices is told with its place."""
+    if text is not None:
+        Path("prices.toml").write_text(text)
+    code, _, err = here(*BATCH, "--yes", "--prices", "prices.toml")
+    assert code == 2
+    assert problem in err
+
+
+def test_no_more_than_so_many(here: Any, pictures: Path, simulator: Simulator):
+    """--max-items takes the first ones, in however many runs."""
+    for _ in range(2):
+        assert here(*BATCH, "--yes", "--max-items", "2")[0] == 0
+    assert len(simulator.ledger.made) == 2
+
+
+def test_a_night_that_goes_wrong_ends(here: Any, pictures: Path, simulator: Simulator):
+    """After so many failures in a row nothing more is submitted; what is in flight is waited for."""
+    manifest(*({"key": str(n), "image": "in/a.png", "prompt": f"{n} [fail]"} for n in range(9)))
+    run = ("batch", "m.jsonl", "-o", "out", "--yes", "--max-in-flight", "1")
+    code, _, err = here(*run, "--stop-after-failures", "3")
+    made = len(simulator.ledger.made)
+    assert (code, 3 <= made <= 4) == (1, True)
+    assert f"{made} failed, {9 - made} not submitted" in err
+    assert "stopped after 3 failures in a row" in err or "stopped after 4 failures in a row" in err
+    assert here(*run, "--stop-after-failures", "0")[0] == 1
+    assert len(simulator.ledger.made) == 9
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--budget", "-1"), "a budget is a number of units from 0"),
+        (("--budget", "much"), "a budget is a number of units"),
+        (("--max-items", "0"), "--max-items must be at least 1"),
+        (("--stop-after-failures", "-1"), "--stop-after-failures must be at least 0"),
+    ],
+)
+def test_wrong_limits(here: Any, pictures: Path, simulator: Simulator, option: tuple[str, str], told: str):
+    """A limit that is none is told before anything is read."""
+    code, _, err = here(*BATCH, "--yes", *option)
+    assert (code, len(simulator.ledger.requests)) == (2, 0)
+    assert told in err
+
+
+def test_a_spreadsheet_is_warned_of(here: Any, pictures: Path):
+    """What is doubtful about the source as a whole is told too."""
+    Path("m.csv").write_bytes("key,image,prompt\ncafé,in/a.png,x\n".encode("cp1252"))
+    code, _, err = here("batch", "m.csv", "-o", "out", "--dry-run")
+    assert code == 0
+    assert "CSV UTF-8" in err

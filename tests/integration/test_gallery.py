@@ -1,0 +1,222 @@
+"""The gallery in a real browser: all of it is seen, plays, fits, and nothing in it comes from elsewhere."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from integration.browser import NAMES, SHOWN, Page, browse, find
+from integration.galleries import EVIL, batch, films, photos
+
+PLAYS = """
+new Promise((plays, fails) => {
+  const video = document.activeElement;
+  setTimeout(() => fails(new Error(`${video.currentSrc} does not play`)), 5000);
+  const look = () => (!video.paused && video.currentTime > 0 ? plays(true) : requestAnimationFrame(look));
+  look();
+})
+"""
+"""Resolves when the video that has the focus plays."""
+
+LOADS = """
+(video) => new Promise((loads, fails) => {
+  video.addEventListener('loadedmetadata', loads);
+  video.addEventListener('error', () => fails(new Error(video.src)));
+  video.preload = 'metadata';
+  video.load();
+}).then(() => true)
+"""
+CLOCK = "window.setInterval = (look, wait) => { window.every = { look, seconds: wait / 1000 }; };"
+"""Gives the test the clock that the page reloads itself by."""
+
+DECODES = "(image) => { image.loading = 'eager'; return image.decode().then(() => true); }"
+
+FOCUS = "(({tagName, src, paused}) => [tagName, src, paused])(document.activeElement)"
+"""What has the focus, and whether it rests."""
+
+FIRST = "document.querySelector('video')"
+
+
+Act = Callable[[Page], Awaitable[None]]
+
+
+@attrs.frozen
+class Gallery:
+    """A page of sixty items, among them failures and evil names, and a browser to look at it with."""
+
+    page: Path
+    videos: dict[str, bytes]
+    tab: Page
+    runner: asyncio.Runner
+
+    def looked_at(self, act: Act) -> None:
+        """Open the page and *act*; then nothing was complained of, and nothing asked for elsewhere."""
+
+        async def look() -> None:
+            async with asyncio.timeout(30):
+                await self.tab.look(1600)
+                await self.tab.open(self.page.as_uri())
+                await act(self.tab)
+
+        self.runner.run(look())
+        assert self.tab.complaints == []
+        assert {url.partition(":")[0] for url in self.tab.requests} <= {"file", "data"}
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory) -> Iterator[Gallery]:
+    """The gallery, written once, in one browser."""
+    if find() is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is on the PATH")
+    folder = tmp_path_factory.mktemp("gallery") / "out"
+    videos = films(photos(folder.parent / "photos"), 160)
+    batch(folder, videos=videos).write()
+    with asyncio.Runner() as runner:
+        browser = browse()
+        tab = runner.run(browser.__aenter__())
+        yield Gallery(folder / "index.html", videos, tab, runner)
+        runner.run(browser.__aexit__(None, None, None))
+
+
+def test_keyboard(gallery: Gallery):
+    """Tab reaches every video, and each plays while it has the focus; Enter and Space pause it."""
+
+    async def act(tab: Page) -> None:
+        videos = set(await tab.evaluate("[...document.querySelectorAll('video')].map((each) => each.src)"))
+        reached: set[str] = set()
+        for _ in range(200):
+            await tab.press("Tab")
+            tag, src, _ = await tab.evaluate(FOCUS)
+            if tag == "VIDEO":
+                assert await tab.evaluate(PLAYS)
+                reached.add(src)
+            elif tag == "BODY":
+                break
+        assert reached == videos
+        assert len(videos) == 45
+        await tab.evaluate(f"{FIRST}.focus()")
+        await tab.press("Enter")
+        assert (await tab.evaluate(FOCUS))[2]
+        await tab.press(" ")
+        assert not (await tab.evaluate(FOCUS))[2]
+        await tab.evaluate(PLAYS)
+
+    gallery.looked_at(act)
+
+
+def test_mouse(gallery: Gallery):
+    """A video plays while the mouse is over it, but not where little motion is wanted."""
+    middle = (
+        f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({FIRST}.getBoundingClientRect())"
+    )
+    rests = f"{FIRST}.paused"
+
+    async def act(tab: Page) -> None:
+        x, y = await tab.evaluate(middle)
+        await tab.hover(x, y)
+        assert not await tab.evaluate(rests)
+        await tab.hover(1, 1)
+        assert await tab.evaluate(rests)
+        await tab.look(1600, calm=True)
+        await tab.hover(x, y)
+        assert await tab.evaluate(rests)
+        await tab.evaluate(f"{FIRST}.focus()")
+        await tab.press("Tab")
+        await tab.evaluate(f"{FIRST}.focus()")
+        assert await tab.evaluate(rests)
+        await tab.press("Enter")
+        assert not await tab.evaluate(rests)
+
+    gallery.looked_at(act)
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_fits(gallery: Gallery, width: int):
+    """On a narrow and a wide screen nothing is wider than the page, in either scheme, nor cut."""
+
+    async def act(tab: Page) -> None:
+        grounds: set[str] = set()
+        for dark in (False, True):
+            await tab.look(width, dark=dark)
+            await tab.evaluate(SHOWN)
+            assert await tab.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+            ends = "[...document.querySelectorAll('.card *')].map((e) => e.getBoundingClientRect().right)"
+            assert max(await tab.evaluate(ends)) <= width
+            grounds.add(await tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+            side = (
+                "(([photo, film]) => [photo.height === film.height, photo.top === film.top])("
+                "['.photos', '.film'].map((each) => document.querySelector(each).getBoundingClientRect()))"
+            )
+            assert await tab.evaluate(side) == [True, width > 480]
+        assert len(grounds) == 2
+        fits = "[...document.querySelectorAll('img, video')].map((e) => getComputedStyle(e).objectFit)"
+        assert set(await tab.evaluate(fits)) == {"contain"}
+
+    gallery.looked_at(act)
+
+
+def test_evil(gallery: Gallery):
+    """What names and prompts hold is shown as text and does nothing; every picture and video is found."""
+
+    async def act(tab: Page) -> None:
+        assert await tab.evaluate("document.title") == "Summer campaign"
+        assert await tab.evaluate("document.querySelector('#evil')") is None
+        assert await tab.evaluate("document.scripts.length") == 1
+        names = await tab.evaluate("[...document.querySelectorAll('h2')].map((each) => each.textContent)")
+        assert tuple(names[-len(EVIL) :]) == EVIL
+        assert await tab.evaluate(f"Promise.all([...document.querySelectorAll('video')].map({LOADS}))")
+        assert len(await tab.evaluate(f"Promise.all([...document.images].map({DECODES}))")) > 60
+
+    gallery.looked_at(act)
+
+
+def test_chips(gallery: Gallery):
+    """A chip shows the items of one state alone, and says so in the address."""
+    shown = "[...document.querySelectorAll('.card:not([hidden])')].map((e) => e.dataset.state)"
+
+    async def act(tab: Page) -> None:
+        assert len(await tab.evaluate(shown)) == 60
+        await tab.evaluate(
+            "document.querySelector('[data-show=failed]').click(), new Promise(requestAnimationFrame)"
+        )
+        assert set(await tab.evaluate(shown)) == {"failed"}
+        assert await tab.evaluate("location.hash") == "#failed"
+
+    gallery.looked_at(act)
+
+
+def test_reloads(gallery: Gallery):
+    """While the run goes on the page comes anew by itself, not while it is looked at, nor after."""
+    folder = gallery.page.parent.parent / "running"
+    report = batch(folder, count=12, until=6, videos=gallery.videos)
+
+    def write(state: Any) -> None:
+        report._state = state
+        report.write()
+
+    async def act(tab: Page) -> None:
+        write("running")
+        clock = await tab.send("Page.addScriptToEvaluateOnNewDocument", source=CLOCK)
+        await tab.open((folder / "index.html").as_uri())
+        assert await tab.evaluate("every.seconds") == 5
+        await tab.hover(1, 1)
+        for busy, idle in (
+            (f"{FIRST}.focus()", "document.activeElement.blur()"),
+            ("getSelection().selectAllChildren(document.querySelector('h1'))", "getSelection().empty()"),
+        ):
+            await tab.evaluate(busy)
+            await tab.evaluate("every.look()")
+            assert await tab.evaluate("isBusy()")
+            await tab.evaluate(idle)
+            assert not await tab.evaluate("isBusy()")
+        assert await tab.evaluate("document.querySelector('.live') !== null")
+        write("ended")
+        await tab.evaluate("every.look()")
+        await tab.loaded()  # by itself
+        assert await tab.evaluate("document.querySelector('.live')") is None
+        assert await tab.evaluate("typeof every") == "undefined"
+        await tab.send("Page.removeScriptToEvaluateOnNewDocument", identifier=clock["identifier"])
+
+    gallery.looked_at(act)

@@ -1,0 +1,263 @@
+"""Streams that are held to a budget, in virtual time against the simulator."""
+
+import asyncio
+import random
+import sqlite3
+from contextlib import closing
+from decimal import Decimal
+
+import pytest
+import virtual_time
+
+from kling_async import COMETAPI, BudgetError, ConfigurationError, Outcome, new_api
+from kling_async.checking import estimate
+from kling_async.protocol.budget import Budget
+from kling_async.protocol.prices import Prices
+from kling_async.protocol.wire import Response
+
+FAILS = "please fail"
+
+
+def read(here, requests, budget, **options):
+    """The completions of *requests* under *budget*, and what was spent by then."""
+
+    async def main():
+        async with here.client(**options) as kling:
+            return [done async for done in kling.completions(requests, budget=budget)]
+
+    return virtual_time.run(main())
+
+
+def charged(here):
+    """Units that the simulated Kling deducted."""
+    return sum((made.units for made in here.ledger.made), Decimal(0))
+
+
+def shuffled(rng, here):
+    """A random batch: models, modes, lengths and sounds that have a price; some fail, some have no price."""
+    for number in range(rng.randint(1, 9)):
+        prompt = f"{FAILS} {number}" if rng.random() < 0.25 else str(number)
+        model, mode, seconds, sound = rng.choice(
+            [
+                ("kling-v2-6", "std", 5, "off"),
+                ("kling-v2-6", "std", 10, None),
+                ("kling-v2-6", "pro", 5, "on"),
+                ("kling-v2-5-turbo", "pro", 10, None),
+                ("kling-v3", "std", rng.randint(3, 15), rng.choice(["on", "off"])),
+                ("kling-v3", "4k", 3, None),
+                ("kling-v1-6", "std", 5, None),
+            ]
+        )
+        yield here.request(prompt, model_name=model, mode=mode, duration=seconds, sound=sound)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_budget_is_never_exceeded(world, seed):
+    """In a thousand random batches, fifty a case, never more is spent than the limit.
+
+    What is left is less than any priced request costs that was not made, so nothing that fits is left out.
+    """
+    rng = random.Random(seed)
+    for _ in range(50):
+        here = world(seconds=(10.0, 200.0), fail_marker=FAILS, parallel=rng.choice([None, 1, 3]))
+        requests = list(shuffled(rng, here))
+        budget = Budget(rng.choice([0, rng.randint(1, 12), rng.randint(10, 60)]))
+        completions = read(here, requests, budget, max_in_flight=rng.choice([None, 1, 2, 5]))
+        assert len(completions) == len(requests)
+        assert charged(here) == budget.spent <= budget.limit
+        assert budget.reserved == 0
+        left_out = [done for done in completions if isinstance(done.error, BudgetError)]
+        assert len(here.ledger.made) == len(requests) - len(left_out)
+        for done in left_out:
+            cost = estimate(done.request)
+            assert cost is None or cost > budget.left
+            assert done.error.outcome is Outcome.NOT_CREATED
+
+
+def test_reservations_never_cross_the_limit(world):
+    """While three run, a fourth that would fit only if one of them failed waits, and goes when one did."""
+    here = world(seconds=100.0, fail_marker=FAILS)
+    requests = [here.request(FAILS), here.request("1"), here.request("2"), here.request("3")]
+    completions = read(here, requests, 4.5)
+    assert [done.error is None for done in sorted(completions, key=lambda done: done.index)] == [
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert here.times("POST") == [0.0, 0.0, 0.0, 100.0]
+    assert charged(here) == Decimal("4.5")
+
+
+def test_nobody_else_waits_for_a_budget(world):
+    """A request that waits for room in its budget leaves its place in line to others of the client."""
+
+    async def main():
+        async with here.client(max_in_flight=2) as kling:
+            stream = kling.completions([here.request("1"), here.request("2")], budget=2)
+            first = await anext(stream)
+            done = await kling.run(here.request("another"))
+            return first, done, [each async for each in stream]
+
+    async def at_once():
+        async with here.client() as kling:
+            stream = kling.completions([here.request("1"), here.request("2")], budget=2)
+            return [each async for each in stream]
+
+    here = world(seconds=100.0)
+    first, done, rest = virtual_time.run(main())
+    assert first.ok
+    assert done.task_id
+    assert [type(each.error) for each in rest] == [BudgetError]
+    here = world(seconds=100.0)
+    assert sorted(each.ok for each in virtual_time.run(at_once())) == [False, True]
+
+
+def test_what_is_cheaper_goes_on_behind_what_does_not_fit(world):
+    """A request too dear for what is left is a completion; the next ones that fit are made."""
+    here = world()
+    requests = [here.request("dear", mode="pro", duration=10), here.request("cheap")]
+    dear, cheap = sorted(read(here, requests, 2), key=lambda done: done.index)
+    assert str(dear.error.what) == "it would cost 5.0 units, and 2 of 2 are left"
+    assert dear.error.key == "a"
+    assert cheap.ok
+
+
+def test_no_price_is_no_start(world):
+    """What has no known price is not made under a budget, unless it is allowed; then its units count."""
+    here = world()
+    (left_out,) = read(here, [here.request(model_name="kling-v1-6")], 100)
+    assert isinstance(left_out.error, BudgetError)
+    assert "no price is known" in str(left_out.error)
+    (made,) = read(here, [here.request(model_name="kling-v1-6")], Budget(0, allow_unpriced=True))
+    assert made.ok
+
+
+def test_a_gateway_has_prices_of_its_own(world):
+    """Kling's list prices mean nothing at a gateway: there only your own table counts."""
+    here = world(face="cometapi")
+    own = Prices.read('["kling-v2-6"]\nsilent = { std = 7 }')
+    options = {"provider": COMETAPI.at("http://127.0.0.1:1")}
+    (unknown,) = read(here, [here.request()], 1000, **options)
+    assert isinstance(unknown.error, BudgetError)
+    budget = Budget(40, prices=own)
+    first, second = sorted(
+        read(here, [here.request("1"), here.request("2")], budget, **options), key=lambda done: done.index
+    )
+    assert first.ok
+    assert "it would cost 35 units" in str(second.error)
+
+
+def test_what_may_exist_is_spent(world):
+    """A lost answer that nobody can look up counts with its estimate: it may have been paid."""
+
+    async def lost(request, send):
+        if request.method == "POST" and request.document["prompt"] == "lost":
+            await send()
+            return Response(504, {}, b"")
+        return await send()
+
+    here = world(face="new-api-2026", tamper=lost)
+    budget = Budget(10, prices=Prices.read('["kling-v2-6"]\nsilent = { std = 1 }'))
+    provider = new_api("http://127.0.0.1:1")
+    requests = [here.request("lost"), here.request("second"), here.request("third")]
+    completions = sorted(read(here, requests, budget, provider=provider), key=lambda done: done.index)
+    assert completions[0].error is not None
+    assert completions[0].error.outcome is Outcome.MAY_EXIST
+    assert budget.spent == 10
+    assert isinstance(completions[2].error, BudgetError)
+
+
+def test_the_same_video_twice_is_paid_once(world):
+    """Two equal requests under one key are one task, and one estimate."""
+
+    async def main():
+        async with here.client() as kling:
+            requests = [("a", here.request()), ("a", here.request())]
+            return [done async for done in kling.completions(requests, budget=budget)]
+
+    here, budget = world(), Budget("1.5")
+    assert all(done.ok for done in virtual_time.run(main()))
+    assert budget.spent == Decimal("1.5")
+
+
+def test_two_streams_share_a_budget(world):
+    """A `Budget` given to two streams is one purse."""
+
+    async def main():
+        async with here.client() as kling:
+            one = kling.completions([here.request("1")], budget=budget)
+            two = kling.completions([here.request("2")], budget=budget)
+            return [done async for done in one] + [done async for done in two]
+
+    here, budget = world(), Budget(2)
+    first, second = virtual_time.run(main())
+    assert first.ok
+    assert isinstance(second.error, BudgetError)
+
+
+def test_an_earlier_run_counts(world, tmp_path):
+    """Run again with the same budget, the batch is held to it as a whole."""
+
+    async def main(number):
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            budget = Budget(3)
+            requests = here.requests(number)
+            stream = kling.completions(requests, budget=budget)
+            return [done async for done in stream], budget
+
+    here = world()
+    first, _ = virtual_time.run(main(1))
+    again, budget = virtual_time.run(main(3))
+    assert [done.ok for done in first] == [True]
+    assert sorted(done.resumed for done in again) == [False, False, True]
+    assert [type(done.error) for done in again if not done.ok] == [BudgetError]
+    assert budget.spent == 3
+    assert len(here.ledger.made) == 2
+
+
+def test_what_a_budget_refuses_leaves_no_row(world, tmp_path):
+    """Refused for want of money, a request takes no slot and no row of the journal."""
+
+    async def main():
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            return [done async for done in kling.completions([here.request()], budget=0)]
+
+    here = world()
+    (done,) = virtual_time.run(main())
+    assert isinstance(done.error, BudgetError)
+    assert here.calls == []
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as journal:
+        assert journal.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
+
+
+def test_closing_ends_a_wait_for_room(world):
+    """A client that is closed while a request waits for its budget withdraws it."""
+
+    async def main():
+        async with here.client() as kling:
+            stream = kling.completions([here.request("1"), here.request("2")], budget=2)
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(50)
+            left = await kling.aclose()
+            reading.cancel()
+            await asyncio.wait([reading])
+            return left
+
+    here = world(seconds=100.0)
+    left = virtual_time.run(main())
+    assert [handle.task.status for handle in left] == ["processing"]
+    assert here.times("POST") == [0.0]
+
+
+@pytest.mark.parametrize("wrong", [-1, "many"])
+def test_a_wrong_budget_is_told_at_once(world, wrong):
+    """A stream whose budget is no number does not begin."""
+
+    async def main():
+        async with here.client() as kling:
+            kling.completions([], budget=wrong)
+
+    here = world()
+    with pytest.raises(ConfigurationError):
+        virtual_time.run(main())
