@@ -61,8 +61,8 @@ class KlingClient:
         polling: when tasks are asked for.
         retries: how often a call that paid nothing is tried.
         journal: a file that records every task, so that a later run goes on where this one ended; or a
-            folder, in which each process takes a free one. Without it, ``save_to`` keeps one beside its
-            files.
+            folder, in which each process takes a free one; written with a slash at its end, it is made if
+            need be. Without it, ``save_to`` keeps one beside its files.
         callback_url: where Kling posts the status changes of every task whose request does not say so, or
             what gives that URL for an external_task_id; give what arrives there to `observe`.
         check: what is done about doubts of a request, by the map of Kling's models or about its pictures:
@@ -132,6 +132,7 @@ class KlingClient:
                 check=check,
             ),
             journal=None if journal is None else _path(journal),
+            journal_is_folder=isinstance(journal, str) and journal.endswith(("/", os.sep)),
             session=session,
             transport=transport,
             proxy=proxy,
@@ -157,14 +158,19 @@ class KlingClient:
             **options: as for the constructor.
 
         Raises:
-            ConfigurationError: no key, or keys of several providers and no choice.
+            ConfigurationError: no key, or keys of several providers and no choice; or ``SSL_CERT_FILE`` is
+                no file of certificates.
         """
         credentials, chosen = environment.choose(env, provider)
         options.setdefault("proxy", environment.proxy_for(chosen.base_url, env))
         if "ssl" not in options and env.get("SSL_CERT_FILE"):
             from kling_async.transport import default_ssl  # comes with the engine: see the constructor
 
-            options["ssl"] = default_ssl(env["SSL_CERT_FILE"])
+            try:
+                options["ssl"] = default_ssl(env["SSL_CERT_FILE"])
+            except OSError as error:  # an SSLError is one too
+                what = f"SSL_CERT_FILE cannot be read: {error.strerror or error}"
+                raise ConfigurationError(what, advice="name a PEM file of certificates") from error
         return cls(credentials, chosen, **options)
 
     def __repr__(self) -> str:

@@ -53,6 +53,7 @@ class Setup:
     provider: Provider
     options: Options
     journal: Path | None
+    journal_is_folder: bool
     session: aiohttp.ClientSession | None
     transport: Transport | None
     proxy: str | None = attrs.field(repr=False)
@@ -124,6 +125,8 @@ class Running:
         path = self._setup.journal or (folder / FILE_NAME if folder is not None else None)
         if path is None:
             return None
+        if self._setup.journal_is_folder:
+            await self.engine.crew.in_thread(_make, path)
         by_content = by_content or save_to is not None
         return await self.engine.intake.recording(
             path, again=again, by_content=by_content, namespace=namespace
@@ -320,6 +323,12 @@ def _as_given(path: Path, to: Path) -> Path:
     """*path* in the caller's terms: below *to* as that was given, relative or not."""
     folder = to.parent if is_file(to) else to
     return folder / path.name if path.parent == folder.resolve() else path
+
+
+def _make(folder: Path) -> None:
+    """Make *folder*; a journal that cannot be opened says what is wrong with it."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _taken(to: Path | None) -> RequestError | None:

@@ -869,3 +869,12 @@ def test_wrong_base_url_is_told_for_a_read_too(world):
     here = world(tamper=tamper)
     virtual_time.run(main())
     assert len(here.calls) == 1
+
+
+def test_a_wrong_file_of_certificates_is_told(tmp_path):
+    """SSL_CERT_FILE that names no certificates is a wrong setting, told with what to do."""
+    rubbish = tmp_path / "ca.pem"
+    rubbish.write_text("no certificate")
+    for file in (rubbish, tmp_path / "nowhere.pem"):
+        with pytest.raises(ConfigurationError, match=r"SSL_CERT_FILE cannot be read: .*PEM file"):
+            KlingClient.from_env(env={"KLING_API_KEY": "k", "SSL_CERT_FILE": str(file)})

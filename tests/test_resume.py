@@ -701,3 +701,29 @@ def test_task_begun_without_a_journal_is_recorded_by_who_has_one(world, tmp_path
     virtual_time.run(main())
     assert made(here) == {"cat": 1}
     assert here.ledger.requests["create"] == 1
+
+
+def test_a_folder_of_journals_is_made(world, tmp_path):
+    """A journal's name that ends in a slash is a folder, also where there is none yet: the first of many."""
+
+    async def main():
+        async with here.client(journal=f"{folder}/") as first, here.client(journal=f"{folder}/") as second:
+            await first.run(here.request("cat"), key="cat")
+            await second.run(here.request("dog"), key="dog")
+
+    here, folder = world(), tmp_path / "deep" / "state"
+    virtual_time.run(main())
+    assert len(list(folder.glob("*.sqlite"))) == 2
+
+
+def test_a_folder_of_journals_that_cannot_be_made(world, tmp_path):
+    """Where a file has the folder's name, the journal says so."""
+
+    async def main():
+        async with here.client(journal=f"{tmp_path / 'state' / 'deep'}/"):
+            pass
+
+    here = world()
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(JournalError):
+        virtual_time.run(main())

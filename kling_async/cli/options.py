@@ -86,12 +86,15 @@ class Fields:
     negative_prompt: Annotated[str | None, _choice("--negative-prompt", "what must not be seen")] = None
     sound: Annotated[str | None, _choice("--sound", "on or off; off if left out")] = None
     cfg_scale: Annotated[
-        float | None, _choice("--cfg-scale", "0 to 1: how closely the prompt is followed; v1 models only")
+        float | None,
+        _choice("--cfg-scale", "0 to 1: how closely the prompt is followed; kling-v1 models only"),
     ] = None
     camera: Annotated[
         str | None,
         _choice(
-            "--camera", "down_back, forward_up, right_turn_forward, left_turn_forward, or axis=value: zoom=-5"
+            "--camera",
+            "axis=value, as zoom=-5, or down_back, forward_up, right_turn_forward, left_turn_forward; "
+            "kling-v1 models only",
         ),
     ] = None
     watermark: Annotated[bool, _choice("--watermark", "a watermarked copy is made too")] = False
