@@ -32,6 +32,7 @@ myst_substitutions = {
     "model_prices": model_map.prices(),
     "model_sources": model_map.sources(),
     "several": model_map.several(),
+    "elsewhere": model_map.elsewhere(),
     "price_source": model_map.price_source(),
     "provider_rules": model_map.providers(),
 }

@@ -23,8 +23,8 @@ _ALL_ELSE = "all else"
 
 
 def models() -> Mapping[str, Model]:
-    """What is known of each model, the newest first."""
-    return dict(list(capabilities().models.items())[::-1])
+    """What is known of each model of image2video, the newest first."""
+    return {model.name: model for model in capabilities().of(ImageToVideo.endpoint)[::-1]}
 
 
 def features() -> str:
@@ -63,7 +63,13 @@ def price_source() -> str:
 
 def several() -> str:
     """The models of multi-image2video."""
-    return _fields(capabilities().multi_image)
+    return _fields(model.name for model in capabilities().of(MultiImageToVideo.endpoint))
+
+
+def elsewhere() -> str:
+    """The models that belong to endpoints which this package does not speak."""
+    ours = {ImageToVideo.endpoint, MultiImageToVideo.endpoint}
+    return _fields(name for name, model in capabilities().models.items() if ours.isdisjoint(model.endpoints))
 
 
 def sources() -> str:

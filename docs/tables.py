@@ -195,8 +195,8 @@ COMMANDS = ("animate", "batch", "get", "list", "download", "simulate", "models",
 
 def commands() -> str:
     """What each command says of itself."""
-    pages = [f"## {name}\n\n```text\n{help_of(name)}```" for name in COMMANDS]
-    return "\n\n".join([f"```text\n{help_of()}```", *pages])
+    pages = [f"## {name}\n\n```none\n{help_of(name)}```" for name in COMMANDS]
+    return "\n\n".join([f"```none\n{help_of()}```", *pages])
 
 
 def help_of(*command: str) -> str:

@@ -82,11 +82,13 @@ class Resolved:
         images: by dotted field, see `images.sources`.
         warnings: what is doubtful about them, sentences that name field and file.
         sizes: width and height as stored, pixels, by dotted field; of those that were read and tell it.
+        turned: whether EXIF turns the start frame by a quarter, so that its size as seen is another.
     """
 
     images: Mapping[str, ResolvedImage]
     warnings: tuple[str, ...] = ()
     sizes: Mapping[str, tuple[int, int]] = attrs.field(factory=dict[str, tuple[int, int]])
+    turned: bool = False
 
 
 class _UnfitError(Exception):
@@ -113,6 +115,7 @@ def resolve(request: VideoRequest, *, base: Path | None = None) -> Resolved:
     problems: list[Problem] = []
     warnings: list[str] = []
     sizes: dict[str, tuple[int, int]] = {}
+    turned = False
     for field, source in sources(request):
         name = source[:100] if isinstance(source, str) else ""  # of what cannot be located, only ever text
         try:
@@ -129,11 +132,12 @@ def resolve(request: VideoRequest, *, base: Path | None = None) -> Resolved:
             warnings += (f"{field}: {name} {doubt}" for doubt in header.warnings)
             if header.width and header.height:
                 sizes[field] = header.width, header.height
+                turned = turned or header.turned
         except _UnfitError as error:
             problems += (Problem(field, f"{name} {problem}", SOURCE) for problem in error.problems)
     if problems:
         raise RequestError(problems=problems, advice="correct the pictures")
-    return Resolved(images, tuple(warnings), sizes)
+    return Resolved(images, tuple(warnings), sizes, turned)
 
 
 def needs_thread(request: VideoRequest) -> bool:

@@ -72,7 +72,7 @@ def findings(request: VideoRequest, provider: Provider, resolved: "Resolved") ->
     """
     found = capabilities().findings(request, provider)
     if resolved.sizes:
-        found += masks.misfits(request, resolved.sizes)
+        found += masks.misfits(request, resolved.sizes, turned=resolved.turned)
     return found
 
 

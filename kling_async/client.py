@@ -66,7 +66,7 @@ class KlingClient:
         callback_url: where Kling posts the status changes of every task whose request does not say so, or
             what gives that URL for an external_task_id; give what arrives there to `observe`.
         check: what is done about doubts of a request, by the map of Kling's models or about its pictures:
-            ``warn`` logs them, those of the map once, ``error`` refuses them as it refuses what is sure to
+            ``warn`` logs them, equal ones once, ``error`` refuses them as it refuses what is sure to
             fail. What is refused takes no slot and no row of the journal. ``extra_body`` is not checked.
         session: an aiohttp session for reads, closed by you. Creates take fresh connections of the client's
             own.

@@ -23,6 +23,7 @@ from kling_async.protocol.errors import (
     RequestError,
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.protocol.prices import plain
 from kling_async.recording import Recording
 from kling_async.streams import Completion, Requests
 from kling_async.typing import Again
@@ -73,6 +74,7 @@ class Stream:
     closed: bool = False
     failure: BaseException | None = None
     names: collections.Counter[str] = attrs.field(factory=collections.Counter[str])
+    reserved: dict[Flight, int] = attrs.field(factory=dict[Flight, int])
 
     @property
     def engine(self) -> Engine:
@@ -181,42 +183,42 @@ class Stream:
 
     # The budget
 
-    def _estimate(self, flight: Flight) -> Decimal | None:
-        assert flight.request is not None  # it came from a stream
-        assert self.budget is not None  # else nobody asks
-        return estimate(flight.request, self.engine.api.provider, self.budget.prices)
-
     def _admit(self, flight: Flight) -> "asyncio.Future[None] | None":
         """Reserve what *flight* will cost; see `Intake.check`."""
-        budget, units = self.budget, self._estimate(flight)
+        budget = self.budget
         assert budget is not None  # else nobody asks
+        assert flight.request is not None  # it came from a stream
+        units = estimate(flight.request, self.engine.api.provider, budget.prices)
         if units is None and not budget.allow_unpriced:
-            model = flight.slot_key[1]
             raise BudgetError(
-                f"no price is known of this request ({model}), and there is a budget",
+                f"its price is in no table ({flight.slot_key[1]}), and there is a budget",
                 advice="give prices of your own, or allow what has no price",
             )
-        units = units or Decimal(0)
-        if budget.fits(units):
-            budget.reserve(flight.judged.external_task_id or "", units)
+        if units is None or budget.fits(units):
+            self.reserved[flight] = budget.reserve(units or Decimal(0))
             return None
         if not budget.may_fit(units):
             left = max(budget.limit - budget.spent, Decimal(0))
-            raise BudgetError(f"it would cost {units} units, and {left} of {budget.limit} are left")
+            what = f"it would cost {plain(units)}, and {plain(left)} of {plain(budget.limit)} units are left"
+            raise BudgetError(what, units=units)
         future = self.engine.crew.loop.create_future()
         budget.on_settled(lambda: None if future.done() else future.set_result(None))
         return future
 
     def _account(self, flight: Flight) -> None:
-        """Tell the budget what *flight* cost, now that it is over."""
-        budget, name = self.budget, flight.judged.external_task_id
-        if budget is None or not flight.done or not name:
+        """Tell the budget what *flight* cost, if it was reserved here and is over, or nobody will know."""
+        if self.budget is None or not (flight.done or flight.error is not None):
+            return
+        number = self.reserved.pop(flight, None)
+        if number is None:
             return
         status, units = flight.task.status, flight.task.units
-        if status not in (TaskStatus.REFUSED, TaskStatus.FAILED):  # which cost nothing, unless Kling says so
-            assert flight.request is not None  # it came from a stream
-            units = charged(units, flight.request, self.engine.api.provider, budget.prices)
-        budget.settle(name, units or Decimal(0))
+        assert flight.request is not None  # it came from a stream
+        if status in (TaskStatus.REFUSED, TaskStatus.FAILED):
+            units = units or Decimal(0)
+        else:
+            units = charged(units, flight.request, self.engine.api.provider, self.budget.prices)
+        self.budget.settle(number, units)
 
     # The engine's side
 

@@ -1,6 +1,7 @@
 """Every way in which a task comes to the engine: from a request, from a token, from a journal."""
 
 import asyncio
+import collections
 import contextlib
 import itertools
 import logging
@@ -30,6 +31,9 @@ logger = logging.getLogger("kling_async")
 Admit = Callable[[Flight], "asyncio.Future[None] | None"]
 """Asked of a request that would be paid for: None lets it go, a future has it wait and be asked of again;
 it is refused by raising."""
+
+REMEMBERED = 100
+"""Warnings that are not told again while they are among the last ones: a thousand requests may share one."""
 
 LONGEST_ID = "0" * 64
 """Stands for a task_id not known yet (they have 18 or 19 digits), so that the token will not be too long."""
@@ -78,7 +82,7 @@ class Intake:
         self._publish = publish
         self._callback_url = callback_url
         self._check = check
-        self._doubted: set[tuple[str, str]] = set()
+        self._warned = collections.deque[str](maxlen=REMEMBERED)
         self._order = itertools.count()
         self._slot_keys: dict[SlotKey, SlotKey] = {}
 
@@ -127,7 +131,7 @@ class Intake:
             flight: in line.
             recording: where it is recorded, and what is made again.
             refusal: raised instead of submitting what no earlier run has brought to its end.
-            admit: asked before what is new goes on.
+            admit: asked before what is new goes on; what it has wait, waits after this call.
 
         Raises:
             RequestError: with every problem of its pictures; nothing was sent.
@@ -139,17 +143,22 @@ class Intake:
                 flight.about(flight.error)
             if refusal is not None and not flight.resumed:
                 raise refusal
-            if admit is not None and self._is_new(flight):
-                await self._admitted(flight, admit)
+            asked_again = admit(flight) if admit is not None and self._is_new(flight) else None
         except BaseException as error:
             flight.record = None  # nothing of it was to be recorded yet
             if flight.resumed:  # and what is known is of an earlier run's task, which this does not touch
                 flight.resumed, flight.judged = False, flight.task
             self.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
-        if flight.in_line:
-            for warning in warnings:
+        for warning in warnings if flight.in_line else ():
+            if warning not in self._warned:
+                self._warned.append(warning)
                 logger.warning("%s: %s", flight.key or "request", warning)
+        if admit is not None and asked_again is not None:
+            self._submission.lines.set_aside(flight)
+            if not self._crew.spawn(self._admitted_later(flight, admit, asked_again)):
+                self.withdraw(flight)
+        elif flight.in_line:
             self._place(flight)
 
     async def check_quietly(
@@ -162,17 +171,25 @@ class Intake:
     def _is_new(self, flight: Flight) -> bool:
         """Whether *flight* is to be submitted: no earlier run, nor anyone in this one, wanted the same."""
         name = flight.judged.external_task_id or ""
-        known = self._register.find(name) or self._register.settled(name)
+        register = self._register
+        known = register.find(name) or register.settled(name) or register.unresolved.get(name)
         return flight.in_line and not flight.resumed and known is None
 
-    async def _admitted(self, flight: Flight, admit: Admit) -> None:
-        """Wait until *flight* may go on, out of line, so that nobody behind it waits too."""
-        while (asked_again := admit(flight)) is not None:
-            self._submission.lines.set_aside(flight)
-            try:
+    async def _admitted_later(
+        self, flight: Flight, admit: Admit, asked_again: "asyncio.Future[None] | None"
+    ) -> None:
+        """Wait until *flight*, which is set aside so that nobody behind it waits too, may go on."""
+        try:
+            while asked_again is not None:
                 await asked_again
-            finally:
-                self._submission.lines.take_back(flight)
+                asked_again = admit(flight) if self._is_new(flight) else None
+        except KlingError as error:
+            flight.record = None  # nothing of it was to be recorded yet
+            self.withdraw(flight, flight.about(error))
+        finally:
+            self._submission.lines.take_back(flight)
+        if flight.in_line:
+            self._place(flight)
 
     async def _prepare(self, flight: Flight, recording: Recording | None) -> Sequence[str]:
         """Read the pictures of *flight*, recognise it, and write what is sent; returns what to warn of."""
@@ -194,15 +211,15 @@ class Intake:
             external_task_id=name,
             callback_url=None if is_there or request.callback_url else self._callback_url_for(name),
         )
-        doubts = self._doubts(flight, resolved) if self._is_new(flight) else []
+        doubts = self._doubted(flight, resolved) if self._is_new(flight) else []
         flight.prepared = prepared if flight.in_line else None
         self._issuer.token(
             flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=name
         )  # raises now what is wrong with the key
         return [*resolved.warnings, *doubts]
 
-    def _doubts(self, flight: Flight, resolved: bodies.Resolved) -> list[str]:
-        """What the map of Kling's models doubts of *flight*, each of it told once.
+    def _doubted(self, flight: Flight, resolved: bodies.Resolved) -> list[str]:
+        """What the map of Kling's models doubts of *flight*.
 
         Raises:
             RequestError: with all that it is sure will be refused.
@@ -220,12 +237,9 @@ class Intake:
         if problems:
             raise RequestError(
                 problems=problems,
-                advice="correct the request; what only this package's map has wrong goes into extra_body",
+                advice="correct it, or, where the map is out of date, give the field in extra_body",
             )
-        model = flight.request.model_name
-        new = [str(each) for each in found if (model, each.field) not in self._doubted]
-        self._doubted.update((model, each.field) for each in found)
-        return new
+        return [str(each) for each in found]
 
     def _callback_url_for(self, external_task_id: str) -> str | None:
         if not callable(self._callback_url):
@@ -243,8 +257,12 @@ class Intake:
         name = flight.judged.external_task_id or ""
         same = self._register.find(name)
         settled = self._register.settled(name)
+        unresolved = self._register.unresolved.get(name)
         if same is None and settled is not None and not flight.resumed:
             self._recall(flight, settled)
+        elif same is None and unresolved is not None and not flight.resumed:
+            self._recall(flight, unresolved.judged)
+            flight.error = unresolved.error
         if same is not None:
             if same.request is None:
                 same.request, same.prepared = flight.request, flight.prepared

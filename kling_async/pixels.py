@@ -187,8 +187,9 @@ def plain(image: "Image", long_side: int | None = None) -> "Image":
         image.draft(None, _shrunk(image.size, long_side))
     image.load()
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        image.info.pop("transparency", None)
-        return image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+        see_through = image.info.pop("transparency", None)
+        grey = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+        return _with_alpha(grey, image, see_through) if isinstance(see_through, int) else grey
     if image.mode in ("I", "F"):
         raise UnfitError("has samples of 32 bits, and what is white is not told: save it with 8 or 16")
     if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") and "transparency" not in image.info:
@@ -196,6 +197,20 @@ def plain(image: "Image", long_side: int | None = None) -> "Image":
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _with_alpha(grey: "Image", deep: "Image", see_through: int) -> "Image":
+    """*grey* with alpha, transparent where the samples of *deep*, of 16 bits, are *see_through*."""
+    from PIL import Image, ImageChops
+
+    # No comparison of Pillow's takes samples of 16 bits; those of their two bytes it does.
+    samples = deep.convert("I").convert("I;16").tobytes()  # little-endian
+    halves = Image.frombytes("LA", deep.size, samples).split()
+    other = (
+        half.point([255 * (byte != wanted) for byte in range(256)])
+        for half, wanted in zip(halves, see_through.to_bytes(2, "little"), strict=True)
+    )
+    return Image.merge("LA", (grey, ImageChops.lighter(*other)))
 
 
 def _shrunk(size: tuple[int, int], long_side: int) -> tuple[int, int]:

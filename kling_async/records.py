@@ -22,9 +22,16 @@ from kling_async.protocol.errors import (
     WaitTimeoutError,
 )
 from kling_async.protocol.images import ImageFile, ImageText, ImageUrl, ResolvedImage
-from kling_async.protocol.models import Task, TaskStatus, Video, VideoRequest
+from kling_async.protocol.models import (
+    ImageToVideo,
+    MultiImageToVideo,
+    Task,
+    TaskStatus,
+    Video,
+    VideoRequest,
+)
 
-__all__ = ["error_of", "observed", "request_text", "task_of"]
+__all__ = ["error_of", "observed", "request_of", "request_text", "task_of"]
 
 
 def observed(record: Record, flight: Flight, now: float) -> Record:
@@ -95,6 +102,20 @@ def request_text(request: VideoRequest, images: Mapping[str, ResolvedImage]) -> 
     fields["images"] = {name: _described(image) for name, image in images.items()}
     return _canonical(fields)
 
+
+def request_of(record: Record) -> VideoRequest:
+    """What *record* asked for, without its pictures: as far as it decides on the price."""
+    fields = json.loads(record.request)
+    asked = {name: fields.get(name) for name in ("mode", "duration")}
+    asked |= {"model_name": record.model_name, "prompt": "-"}
+    asked["extra_body"] = dict.fromkeys(fields.get("extra_body", ()))
+    if record.endpoint == MultiImageToVideo.endpoint:
+        return MultiImageToVideo(image_list=[_SOME_PICTURE], **asked)
+    asked |= {name: fields.get(name) for name in ("sound", "voice_list")}
+    return ImageToVideo(image=_SOME_PICTURE, **asked)
+
+
+_SOME_PICTURE = "https://picture.invalid/"
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 

@@ -2,8 +2,11 @@
 
 import base64
 import io
+import itertools
 import json
+import os
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from kling_async import EZMODEL, KLING, ImageToVideo, MultiImageToVideo, RequestError
-from kling_async.batch import Earlier, Item, compare, read_source
+from kling_async.batch import Earlier, Item, as_made, compare, read_source
 from kling_async.journal import Record
 
 
@@ -116,6 +119,37 @@ def test_prompt_files_that_differ_in_case(tmp_path: Path):
     assert requests(tmp_path)[0].prompt == "two"
 
 
+def test_prompt_files_of_another_system(folder: Path):
+    """Line ends, case and Unicode form make no other prompt; the full name goes before the stem."""
+    (folder / unicodedata.normalize("NFD", "caf\xe9.png")).write_bytes(png())
+    for name, text in {
+        "caf\xe9.txt": "one\r\ntwo\rthree\n\x1a",
+        "A.txt": "for a",
+        "b.PNG.txt": "for b",
+        "b.txt": "for b.jpg",
+        "C.txt": "no",
+        "c.txt": "for c",
+    }.items():
+        (folder / name).write_bytes(text.encode())
+    read = read_source(folder)
+    assert [item.request.prompt for item in read.items] == ["for a", "for b", "for c", "one\ntwo\nthree"]
+    (warning,) = read.warnings
+    assert warning == f"{folder}: 2 .txt files belong to no picture: C.txt, b.txt"
+
+
+def test_prompt_files_without_a_picture(folder: Path):
+    """They are told of once, the first by name; those of pictures that are left out are not."""
+    (folder / "d.heic").touch()
+    for name in "dx":
+        (folder / f"{name}.txt").touch()
+    told = read_source(folder, defaults={"prompt": "x"}).warnings[-1]
+    assert told == f"{folder}: 1 .txt file belongs to no picture: x.txt"
+    for name in "vwyz":
+        (folder / f"{name}.txt").touch()
+    told = read_source(folder, defaults={"prompt": "x"}).warnings[-1]
+    assert told == f"{folder}: 5 .txt files belong to no picture: v.txt, w.txt, x.txt and 2 more"
+
+
 def test_prompt_files_that_are_no_utf8(folder: Path):
     """They are read as Windows-1252 and told of once; what is not even that is its picture's problem."""
     (folder / "a.txt").write_bytes("caf\xe9".encode("cp1252"))
@@ -213,6 +247,55 @@ def test_stdin_is_json_lines(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert (item.name, item.request) == ("a", ImageToVideo(image=folder / "a.PNG", prompt="x"))
 
 
+@pytest.mark.parametrize("name", ["m.jsonl", "m.NDJSON"])
+def test_marks_around_json_lines(folder: Path, name: str):
+    """A byte order mark before any line and the end mark of DOS are no part of it; both names are known."""
+    row = lines({"image": "a.PNG", "prompt": "x"}).encode()
+    assert (
+        len(
+            items_in(
+                written(folder, name, b"\xef\xbb\xbf\xef\xbb\xbf" + row + b"\xef\xbb\xbf" + row + b"\x1a")
+            )
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize("head", ["image,prompt", "\n\ufeffPrompt;Camera_control.type;Image", "image"])
+def test_a_table_that_is_called_json_lines(folder: Path, head: str):
+    """It is one problem, and not one for each of its rows; nothing of it was read."""
+    data = f"{head}\na.PNG,x\nb.png,y\n".encode()
+    for source in (io.BytesIO(data), written(folder, "m.jsonl", data)):
+        read = read_source(source)
+        (problem,) = read.problems
+        assert problem.message == "this is CSV, not JSON lines: save it as .csv"
+        assert read.broken
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"image": "a.PNG" "prompt": "x"}', "is no JSON: Expecting ',' delimiter (column 19)"),
+        ("{\u201cimage\u201d: 1}", "is no JSON: its quotes are curly (\u201c), write straight ones"),
+        ('{"prompt": "it\u2019s", "image": }', "is no JSON: Expecting value (column 29)"),
+        (
+            '{"a": 1,"prompt":"x","camera_control.type":"simple"',
+            "is no JSON: Expecting ',' delimiter (column 52)",
+        ),
+        ('["image","prompt"', "is no JSON: Expecting ',' delimiter (column 18)"),
+    ],
+)
+def test_what_is_no_json(folder: Path, line: str, told: str):
+    """The problem names the column, and curly quotes only where they are what is wrong."""
+    assert problems(written(folder, "m.jsonl", f"\n{line}\n")) == [f"m.jsonl:2: {told}"]
+
+
+def test_columns_are_no_fields_of_json(folder: Path):
+    """A dotted name, which is a column's, is the row's problem: the file is JSON lines all the same."""
+    path = written(folder, "m.jsonl", '{"image":"a.PNG","prompt":"x","camera_control.type":"simple"}\n')
+    assert problems(path)[0].startswith("m.jsonl:1: camera_control.type: no such field")
+
+
 def test_common_prompts_are_filled_in(folder: Path):
     """A default's words in braces are the names of the row's first picture; double braces are braces."""
     defaults = {"prompt": "{stem} of {folder}: {name} {{{key}}}", "negative_prompt": "no {stem}"}
@@ -222,6 +305,8 @@ def test_common_prompts_are_filled_in(folder: Path):
         {"image_list": ["b.png", {"image": "c.png"}], "negative_prompt": "{stem} {nothing}"},
         {"image_tail": "c.png"},
         {"image": "data:image/png;base64," + base64.b64encode(png()).decode()},
+        {"image": "https://me:secret@example.com/?picture=5"},
+        {"image": "https://example.com/cat.png"},
     ]
     items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults=defaults)
     assert [(item.request.prompt, item.request.negative_prompt) for item in items] == [
@@ -230,6 +315,8 @@ def test_common_prompts_are_filled_in(folder: Path):
         (f"b of {folder.name}: b.png {{b}}", "{stem} {nothing}"),
         (f"c of {folder.name}: c.png {{c}}", "no c"),
         ("video of video: video {video}", "no video"),
+        ("video of example.com: video {video}", "no video"),
+        ("cat of example.com: cat.png {cat}", "no cat"),
     ]
 
 
@@ -242,7 +329,7 @@ def test_unknown_words_in_braces(folder: Path, prompt: str):
 
 
 def test_pictures_are_fitted_but_masks_are_not(folder: Path):
-    """Each path that a row gives is fitted once, masks and URLs never; names are the pictures' own."""
+    """Each path is fitted once, masks, what they are drawn for and URLs never; names are the pictures'."""
     asked: list[str] = []
 
     def fit(path: Path) -> Path:
@@ -256,16 +343,17 @@ def test_pictures_are_fitted_but_masks_are_not(folder: Path):
     rows = [
         {"image": "a.PNG", "image_tail": "https://example.com/t.png"},
         {"image": "a.PNG", "static_mask": "b.png"},
-        {"image": "a.PNG", "dynamic_masks": masks},
+        {"image": "b.png", "dynamic_masks": masks},
         {"image_list": ["c.png", "a.PNG"]},
     ]
     items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit)
     assert asked == ["a.PNG", "c.png"]
-    assert [item.name for item in items] == ["a", "a-2", "a-3", "c"]
+    assert [item.name for item in items] == ["a", "a-2", "b", "c"]
     made: list[Any] = [item.request for item in items]
     first, second, third, several = made
-    assert (first.image, second.static_mask) == (folder / "fitted" / "a.jpg", folder / "b.png")
-    assert third.dynamic_masks[0].mask == folder / "b.png"
+    assert first.image == folder / "fitted" / "a.jpg"
+    assert (second.image, second.static_mask) == (folder / "a.PNG", folder / "b.png")
+    assert third.image == third.dynamic_masks[0].mask == folder / "b.png"
     assert several.image_list == (folder / "fitted" / "c.jpg", folder / "fitted" / "a.jpg")
 
 
@@ -300,6 +388,52 @@ def test_what_fit_would_help(folder: Path):
     ]
     told = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
     assert [one.endswith(", or let --fit do it") for one in told] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("fit", [None, lambda path: path])
+def test_what_masks_are_drawn_for_is_to_be_fitted_first(folder: Path, fit: Any):
+    """Fitted under its masks it would be another picture: the problem says what to do instead."""
+    (folder / "large.png").write_bytes(png() + bytes(11_000_000))
+    rows = [{"image": "large.png", "static_mask": "a.PNG"}, {"image": "a.PNG", "static_mask": "large.png"}]
+    drawn, mask = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit)
+    assert drawn.endswith(
+        "; as its masks are drawn for it, it is not fitted with them: fit it first, with kling_async.fit or "
+        "with --fit alone, and draw the masks for the result"
+    )
+    assert "fit" not in mask
+
+
+def test_other_spellings_of_what_does_not_exist(folder: Path):
+    """A file of that name in other case or another Unicode form is pointed out; a link to nothing is not."""
+    (folder / "e.png").symlink_to("nothing")
+    (folder / unicodedata.normalize("NFD", "caf\xe9.png")).write_bytes(png())
+    rows = [
+        {"image": "A.png"},
+        {"image_list": ["B.PNG", "Caf\xe9.png"]},
+        {"image": "e.png"},
+        {"image": "no/a.png"},
+    ]
+    told = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+    assert [one.partition(" does not exist")[2] for one in told] == [
+        "; did you mean a.PNG?",
+        "; did you mean b.png?",
+        "; did you mean cafe\u0301.png?",
+        "",
+        "",
+    ]
+
+
+def test_names_that_are_no_text(tmp_path: Path):
+    """A file whose name is no UTF-8 can be sent, and its name, as a part of the prompt, cannot."""
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (tmp_path / name).write_bytes(png())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert len(items_in(tmp_path, defaults={"prompt": "x"})) == 1
+    assert problems(tmp_path, defaults={"prompt": "a {stem}"}) == [
+        f"{tmp_path / name}: holds half a surrogate pair, which is no text: correct it"
+    ]
 
 
 def test_doubts_are_kept_and_errors_are_problems(folder: Path):
@@ -434,6 +568,14 @@ def test_bytes_that_are_no_text(folder: Path):
     """JSON lines in another encoding are told with the line; nothing behind it is read."""
     path = written(folder, "m.jsonl", lines({"image": "a.PNG", "prompt": "x"}).encode() + b"\xff\xfe{}\n{\n")
     assert problems(path) == ["m.jsonl:2: is no UTF-8 (byte 0xff): save the file as UTF-8"]
+    assert read_source(path).broken
+
+
+def test_faults_of_rows_break_no_source(folder: Path):
+    """What is wrong with rows is known in full; the others can be made."""
+    rows = [{"image": "none.png"}, [], {"image": "a.PNG", "prompt": "x"}]
+    read = read_source(written(folder, "m.jsonl", lines(*rows) + "{\n"))
+    assert (read.bad, read.broken) == (3, False)
 
 
 def test_values_that_are_no_pictures(folder: Path):
@@ -518,3 +660,81 @@ def test_the_latest_generation_counts(folder: Path):
     items = items_of(folder, {"image": "a.PNG", "key": "ant"})
     old, new = row(items[0], "ant", "failed"), row(items[0], "ant", "succeed", generation=1)
     assert compare(items, [new, old]) == Earlier((new,), frozenset(), ())
+
+
+def bared(folder: Path) -> Any:
+    """What fits pictures by giving all but b.png other bytes."""
+
+    def fit(path: Path) -> Path:
+        if path.name == "b.png":
+            return path
+        made = folder / "fitted" / f"{path.stem}.png"
+        made.parent.mkdir(exist_ok=True)
+        made.write_bytes(png(401, 300))
+        return made
+
+    return fit
+
+
+def test_what_was_fitted_tells_what_it_was(folder: Path):
+    """Where pictures got other bytes, and would have passed as they were, the item holds what that was."""
+    (folder / "d.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    defaults = {"prompt": "{stem}", "image_tail": folder / "b.png"}
+    plain = items_in(folder, defaults=defaults)
+    fitted = items_in(folder, defaults=defaults, fit=bared(folder))
+    assert [item.original for item in fitted] == [plain[0], None, plain[2], None]
+    assert fitted[0].request_hash != plain[0].request_hash
+
+
+def test_what_was_made_before_pictures_were_fitted_stays_made(folder: Path):
+    """The original stands for what it was made of; what is new, or was refused, is fitted."""
+    rows = [
+        {"image": "a.PNG", "key": "ant"},
+        {"image": "b.png", "prompt": "fit as it is"},
+        {"image": "c.png"},
+        {"image": "c.png"},
+        {"image": "c.png", "prompt": "refused"},
+        {"image": "c.png", "prompt": "new"},
+    ]
+    path = written(folder, "m.jsonl", lines(*rows))
+    plain = items_in(path, defaults={"prompt": "x"})
+    keys = [
+        "ant",
+        *(f"{item.request_hash}#{place}" for item, place in zip(plain[1:], (1, 1, 2, 1, 1), strict=True)),
+    ]
+    states = ("succeed", "failed", "processing", "succeed", "refused")
+    journal = [row(*each) for each in zip(plain[:5], keys, states, strict=False)]
+    fitted = items_in(path, defaults={"prompt": "x"}, fit=bared(folder))
+    made = as_made(fitted, journal)
+    assert made == [*plain[:4], *fitted[4:]]
+    assert made[1] == fitted[1]
+    assert compare(made, journal).rows == (*journal[:4], None, None)
+    assert as_made(fitted, []) == list(fitted)
+
+
+def test_what_was_made_of_fitted_pictures_goes_before_its_original(folder: Path):
+    """An item that has a row of its own keeps it, though there is one of its original too."""
+    rows = [{"image": "a.PNG", "key": "ant"}, {"image": "c.png"}]
+    path = written(folder, "m.jsonl", lines(*rows))
+    journal = [
+        row(item, item.key or f"{item.request_hash}#1")
+        for fit in (None, bared(folder))
+        for item in items_in(path, defaults={"prompt": "x"}, fit=fit)
+    ]
+    fitted = items_in(path, defaults={"prompt": "x"}, fit=bared(folder))
+    assert as_made(fitted, journal) == list(fitted)
+
+
+def test_equal_items_find_as_many_rows_as_there_are():
+    """Whichever of equal items were made fitted or as they were, none is paid for again that need not be."""
+    request = ImageToVideo(image="https://example.com/a.png", prompt="x")
+    original = Item(None, "a", request, "before")
+    kinds = (Item(None, "a", request, "after"), Item(None, "a", request, "after", original=original))
+    for items in itertools.product(kinds, repeat=4):
+        able = sum(item.original is not None for item in items)
+        for before, after in itertools.product(range(5), repeat=2):
+            journal = [row(original, f"before#{place}") for place in range(1, before + 1)]
+            journal += [row(kinds[0], f"after#{place}") for place in range(1, after + 1)]
+            found = compare(as_made(items, journal), journal).rows
+            most = max(min(taken, before) + min(4 - taken, after) for taken in range(able + 1))
+            assert sum(each is not None for each in found) == most

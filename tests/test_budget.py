@@ -1,6 +1,7 @@
 """Streams that are held to a budget, in virtual time against the simulator."""
 
 import asyncio
+import contextlib
 import random
 import sqlite3
 from contextlib import closing
@@ -9,7 +10,7 @@ from decimal import Decimal
 import pytest
 import virtual_time
 
-from kling_async import COMETAPI, BudgetError, ConfigurationError, Outcome, new_api
+from kling_async import COMETAPI, BudgetError, ConfigurationError, KlingError, Outcome, Polling, new_api
 from kling_async.checking import estimate
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.prices import Prices
@@ -90,27 +91,39 @@ def test_reservations_never_cross_the_limit(world):
 
 
 def test_nobody_else_waits_for_a_budget(world):
-    """A request that waits for room in its budget leaves its place in line to others of the client."""
+    """What waits for room leaves its place to those behind it that fit, and to others of the client."""
 
     async def main():
-        async with here.client(max_in_flight=2) as kling:
-            stream = kling.completions([here.request("1"), here.request("2")], budget=2)
-            first = await anext(stream)
-            done = await kling.run(here.request("another"))
-            return first, done, [each async for each in stream]
-
-    async def at_once():
         async with here.client() as kling:
-            stream = kling.completions([here.request("1"), here.request("2")], budget=2)
-            return [each async for each in stream]
+            dear = here.request("dear", mode="pro", duration=10)
+            stream = kling.completions([here.request(FAILS), dear, here.request("cheap")], budget=6)
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(10)
+            other = asyncio.ensure_future(kling.run(here.request("another")))
+            seen = [await reading, *[each async for each in stream]]
+            await other
+            return seen
 
-    here = world(seconds=100.0)
-    first, done, rest = virtual_time.run(main())
-    assert first.ok
-    assert done.task_id
-    assert [type(each.error) for each in rest] == [BudgetError]
-    here = world(seconds=100.0)
-    assert sorted(each.ok for each in virtual_time.run(at_once())) == [False, True]
+    here = world(seconds=100.0, fail_marker=FAILS)
+    seen = virtual_time.run(main())
+    assert {done.request.prompt: done.error is None for done in seen} == {
+        FAILS: False,
+        "dear": False,
+        "cheap": True,
+    }
+    assert here.times("POST") == [0.0, 0.0, 10.0]
+
+
+def test_what_waits_goes_when_there_is_room(world):
+    """A dear request behind one that fails is made when that has failed; the first that waits goes first."""
+    here = world(seconds=lambda body: 50.0 if body["prompt"] == FAILS else 100.0, fail_marker=FAILS)
+    dear = {"mode": "pro", "duration": 10}
+    requests = [here.request(FAILS, **dear), here.request("1", **dear), here.request("2", **dear)]
+    budget = Budget(6)
+    completions = sorted(read(here, requests, budget), key=lambda done: done.index)
+    assert [done.error is None for done in completions] == [False, True, False]
+    assert here.times("POST") == [0.0, 50.0]
+    assert budget.spent == 5
 
 
 def test_what_is_cheaper_goes_on_behind_what_does_not_fit(world):
@@ -118,7 +131,8 @@ def test_what_is_cheaper_goes_on_behind_what_does_not_fit(world):
     here = world()
     requests = [here.request("dear", mode="pro", duration=10), here.request("cheap")]
     dear, cheap = sorted(read(here, requests, 2), key=lambda done: done.index)
-    assert str(dear.error.what) == "it would cost 5.0 units, and 2 of 2 are left"
+    assert dear.error.what == "it would cost 5, and 2 of 2 units are left"
+    assert dear.error.units == 5
     assert dear.error.key == "a"
     assert cheap.ok
 
@@ -128,7 +142,8 @@ def test_no_price_is_no_start(world):
     here = world()
     (left_out,) = read(here, [here.request(model_name="kling-v1-6")], 100)
     assert isinstance(left_out.error, BudgetError)
-    assert "no price is known" in str(left_out.error)
+    assert "its price is in no table (kling-v1-6)" in str(left_out.error)
+    assert left_out.error.units is None
     (made,) = read(here, [here.request(model_name="kling-v1-6")], Budget(0, allow_unpriced=True))
     assert made.ok
 
@@ -145,7 +160,7 @@ def test_a_gateway_has_prices_of_its_own(world):
         read(here, [here.request("1"), here.request("2")], budget, **options), key=lambda done: done.index
     )
     assert first.ok
-    assert "it would cost 35 units" in str(second.error)
+    assert "it would cost 35, and 5 of 40 units are left" in str(second.error)
 
 
 def test_what_may_exist_is_spent(world):
@@ -196,24 +211,92 @@ def test_two_streams_share_a_budget(world):
     assert isinstance(second.error, BudgetError)
 
 
-def test_an_earlier_run_counts(world, tmp_path):
-    """Run again with the same budget, the batch is held to it as a whole."""
+def test_what_earlier_runs_paid_is_told_by_the_caller(world, tmp_path):
+    """What an earlier run made, or has in flight, does not count by itself, and costs nothing again."""
 
-    async def main(number):
+    async def main(requests, budget, rest=None):
         async with here.client(journal=tmp_path / "journal.sqlite") as kling:
-            budget = Budget(3)
-            requests = here.requests(number)
             stream = kling.completions(requests, budget=budget)
-            return [done async for done in stream], budget
+            if rest is not None:
+                reading = asyncio.ensure_future(anext(stream))
+                await asyncio.sleep(rest)
+                await kling.aclose()
+                await asyncio.wait([reading])
+                return [reading.exception()]
+            return [done async for done in stream]
 
-    here = world()
-    first, _ = virtual_time.run(main(1))
-    again, budget = virtual_time.run(main(3))
-    assert [done.ok for done in first] == [True]
-    assert sorted(done.resumed for done in again) == [False, False, True]
+    here = world(seconds=100.0)
+    before = Budget(3)
+    virtual_time.run(main(here.requests(2), before, rest=10))
+    assert (before.spent, before.reserved) == (3, 0), "nobody will tell what became of them"
+    budget = Budget("4.5", spent=3)
+    again = virtual_time.run(main(here.requests(4), budget))
     assert [type(done.error) for done in again if not done.ok] == [BudgetError]
-    assert budget.spent == 3
-    assert len(here.ledger.made) == 2
+    assert budget.spent == Decimal("4.5")
+    assert len(here.ledger.made) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_shared_budget_is_never_exceeded(world, seed):
+    """Two streams of one purse, keys that repeat, tasks that never end, a client closed early: it holds."""
+
+    async def main():
+        async with here.client(polling=quick) as one:
+            streams = [one.completions(list(keyed(rng, here)), budget=budget) for _ in range(2)]
+            await asyncio.gather(*(all_of(stream) for stream in streams))
+            late = one.completions(list(keyed(rng, here)), budget=budget)
+            reading = asyncio.ensure_future(all_of(late))
+            await asyncio.sleep(rng.uniform(0, 150))
+        await asyncio.wait([reading])
+        async with here.client(polling=quick) as two:
+            await all_of(two.completions(list(keyed(rng, here)), budget=budget))
+
+    async def all_of(stream):
+        with contextlib.suppress(KlingError):
+            return [done async for done in stream]
+
+    rng = random.Random(seed)
+    quick = Polling(aim=None, factor=10, base=1, max_interval=10, jitter=0, give_up=150)
+    for _ in range(20):
+        here = world(seconds=lambda _: 10_000.0 if rng.random() < 0.2 else 50.0, fail_marker=FAILS)
+        budget = Budget(rng.randint(2, 20))
+        virtual_time.run(main())
+        assert sum(estimate_of(made.body) for made in here.ledger.made if made.succeeds) <= budget.limit
+        assert charged(here) <= budget.spent <= budget.limit
+        assert budget.reserved == 0
+
+
+def keyed(rng, here):
+    """Requests under keys of which some are used twice."""
+    for _ in range(rng.randint(1, 6)):
+        prompt = FAILS if rng.random() < 0.2 else "a"
+        yield rng.choice("vwxyz"), here.request(prompt, mode=rng.choice(["std", "pro"]))
+
+
+def estimate_of(body):
+    """What a request as Kling received it costs."""
+    return Decimal("2.5") if body.get("mode") == "pro" else Decimal("1.5")
+
+
+def test_a_key_that_may_exist_is_not_sent_again(world):
+    """Without a journal too: the same key and request is sent again by `resubmit` alone."""
+
+    async def lost(request, send):
+        reply = await send()
+        return Response(504, {}, b"") if request.method == "POST" else reply
+
+    async def main():
+        async with here.client(provider=new_api("http://127.0.0.1:1")) as kling:
+            requests = [("cat", here.request()), ("cat", here.request())]
+            first = [done async for done in kling.completions(requests)]
+            again = [done async for done in kling.completions(requests[:1])]
+            return first + again
+
+    here = world(face="new-api-2026", tamper=lost)
+    for done in virtual_time.run(main()):
+        assert done.error is not None
+        assert done.error.outcome is Outcome.MAY_EXIST
+    assert len(here.times("POST")) == 1
 
 
 def test_what_a_budget_refuses_leaves_no_row(world, tmp_path):

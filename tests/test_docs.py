@@ -1,6 +1,11 @@
 """README and docs say what is so: figures, commands, names. Their code blocks are run by the top conftest."""
 
+import doctest
+import json
 import re
+import shlex
+import shutil
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -8,6 +13,10 @@ import attrs
 import pytest
 
 import kling_async
+from kling_async.batch import Item
+from kling_async.batch.documents import Documents, Summary
+from kling_async.batch.entries import Entry
+from kling_async.cli.app import run
 from kling_async.journal import Record
 from kling_async.protocol.lifecycle import STATES
 from kling_async.simulator.prices import price
@@ -91,6 +100,68 @@ def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
         if anchor not in _anchors(page.parent / link if link else page)
     ]
     assert missing == []
+
+
+def _refused() -> list[tuple[str, str]]:
+    """Commands that pages show to be refused, each with what it prints."""
+    texts = (page.read_text(encoding="utf-8") for page in PAGES)
+    return sorted(
+        {
+            found
+            for text in texts
+            for found in re.findall(r"^```text\n\$ kling-async (.*)\n([^`]+)```$", text, re.MULTILINE)
+        }
+    )
+
+
+@pytest.mark.parametrize(("command", "printed"), _refused(), ids=lambda text: text.split("\n")[0][:40])
+def test_what_is_shown_as_refused_is_refused(
+    command: str, printed: str, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends with code 2 and prints what the page says, but for the plan that goes before it."""
+    for manifest in (ROOT / "docs" / "examples").glob("*.csv"):
+        shutil.copy(manifest, page)
+    renamed = (page / "mistakes.csv").read_text("utf-8").replace("model_name", "model")
+    (page / "renamed.csv").write_text(renamed, "utf-8")
+    assert run(shlex.split(command.removesuffix(" < /dev/null"))) == 2
+    told = capsys.readouterr()
+    assert doctest.OutputChecker().check_output(printed, told.err, doctest.ELLIPSIS)
+    assert told.out == ""
+
+
+def test_the_page_of_the_report_has_every_key(tmp_path: Path) -> None:
+    """The file, its totals, its items: what is in them is told, and nothing else is."""
+    request = kling_async.ImageToVideo(image="cat.png", prompt="a cat")
+    now = datetime.now(UTC)
+    counts = dict.fromkeys(("total", "done", "failed", "running", "waiting", "not_submitted"), 0)
+    money = dict.fromkeys(("units", "estimated", "budget"), Decimal(0))
+    summary = Summary(title="", provider="", state="ended", began_at=now, written_at=now, **counts, **money)
+    documents = Documents(tmp_path, [Item(None, "cat", request, "")], [None])
+    report = json.loads(documents.report(summary, [Entry()]))
+    text = (ROOT / "docs" / "reference" / "report.md").read_text(encoding="utf-8")
+    tables = [
+        re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?`) \|", part, re.MULTILINE)))
+        for part in text.split("\n## ")[1:]
+    ]
+    assert tables == [list(report), list(report["totals"]), list(report["items"][0])]
+    item = dict(re.findall(r"^\| `(request|times)` \| (.*) \|$", text, re.MULTILINE))
+    for name, cell in item.items():
+        assert re.findall(r"`(\w+)`", cell) == list(report["items"][0][name])
+    assert len(item) == 2
+
+
+def test_pictures_are_small_and_load_nothing() -> None:
+    """Each screenshot has less than 250 KB, an SVG asks nobody for anything, and each is shown with words."""
+    pictures = sorted((ROOT / "docs" / "screenshots").iterdir())
+    assert [picture.suffix for picture in pictures] == [".png", ".png", ".svg"]
+    shown = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for picture in pictures:
+        assert picture.stat().st_size < 250_000
+        assert picture.name in shown
+    svg = pictures[-1].read_text(encoding="utf-8")
+    assert "@font-face" not in svg
+    assert re.findall(r"https?://[^\s\"<]+", svg) == ["http://www.w3.org/2000/svg"]
+    assert re.findall(r"!\[[^]]{0,30}\]", shown) == []
 
 
 def test_every_page_is_in_the_contents() -> None:

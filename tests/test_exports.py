@@ -37,6 +37,7 @@ SOURCES = (
 """Modules whose public names are the package's."""
 
 INTERNAL = {
+    "plain",
     "Reading",
     "thumbnail",
     "read_packs",

@@ -248,6 +248,17 @@ def test_transparency_is_laid_on_white(form: str):
     assert is_near(corners(opened(fit(raw))), [red, (255, 255, 255)] * 2, within=14)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_orientation_in_four_bytes_is_obeyed(order: str):
+    """Some write EXIF's orientation as LONG, where it is to be SHORT; viewers turn such a picture too."""
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    body = head + struct.pack(f"{order}HHHIII", 1, 0x0112, 4, 1, 6, 0)
+    raw = saved(quarters(), "JPEG", exif=b"Exif\0\0" + body)
+    result = opened(fit(raw))
+    assert result.size == (400, 600)
+    assert is_near(corners(result), [BLUE, RED, YELLOW, GREEN], within=14)
+
+
 def test_damaged_exif_says_nothing():
     """EXIF that ends early, points outside, or names no way up: the picture stands as it is stored."""
     for body in (
@@ -287,6 +298,18 @@ def test_16_bit_grey_keeps_its_tones(form: str):
     assert is_near(
         [[result.convert("L").getpixel((x, 150)) for x in (100, 300, 500)]], [[0x20, 0x80, 0xF0]], 2
     )
+
+
+def test_16_bit_grey_with_one_transparent_tone_is_laid_on_white():
+    """Only the very tone that tRNS names is transparent, and not those that share a byte with it."""
+    samples = struct.pack("<3H", 0x2010, 0x2011, 0x8010)
+    image = Image.frombytes("I;16", (3, 1), samples).resize((600, 300), Image.Resampling.NEAREST)
+    raw = saved(image, "PNG")
+    at = raw.index(b"IDAT") - 4
+    body = b"tRNS" + struct.pack(">H", 0x2010)
+    raw = raw[:at] + struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body)) + raw[at:]
+    result = opened(fit(raw)).convert("L")
+    assert is_near([[result.getpixel((x, 150)) for x in (100, 300, 500)]], [[255, 0x20, 0x80]], 3)
 
 
 def test_16_bit_colour_becomes_8():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ PROGRAMS = {
     "Postgres": table("|", "\n").encode(),
     "PowerShell, Export-Csv": table(",", "\r\n", quotes=True).encode("utf-16"),
     "UTF-16 of the other end": b"\xfe\xff" + table(",", "\r\n").encode("utf-16-be"),
+    "UTF-16 of the other end without a mark": table(",", "\r\n").encode("utf-16-be"),
+    "two marks": b"\xef\xbb\xbf" + table(",", "\r\n").encode("utf-8-sig"),
+    "files with marks joined": table(",", "\r\n", quotes=True).replace("\n", "\n\ufeff", 1).encode(),
+    "DOS": table(",", "\r\n").encode() + b"\x1a",
 }
 
 
@@ -126,11 +131,11 @@ def test_names_of_columns(tmp_path: Path):
     """Case and white space around a name do not count; an unknown name is told with the closest."""
     assert len(read(tmp_path, f' Image , "PROMPT"\n{URL}, "x"\n').items) == 1
     assert problems(tmp_path, "image,promt,model,zoom,Multi_prompt.0.prompt,colour\nu,x,,,,\n") == [
-        "m.csv:1: no such column: 'promt'; did you mean prompt?",
-        "m.csv:1: no such column: 'model'; did you mean model_name?",
-        "m.csv:1: no such column: 'zoom'; did you mean camera_control.config.zoom?",
-        "m.csv:1: no such column: 'Multi_prompt.0.prompt'; entries are counted from 1",
-        "m.csv:1: no such column: 'colour'",
+        "m.csv:1: column B: no such column: 'promt'; did you mean prompt?",
+        "m.csv:1: column C: no such column: 'model'; did you mean model_name?",
+        "m.csv:1: column D: no such column: 'zoom'; did you mean camera_control.config.zoom?",
+        "m.csv:1: column E: no such column: 'Multi_prompt.0.prompt'; entries are counted from 1",
+        "m.csv:1: column F: no such column: 'colour': delete the column, or name it as the API does",
     ]
     assert problems(tmp_path, "image,image,camera_control,camera_control.type\n") == [
         "m.csv:1: the column image is there twice",
@@ -158,17 +163,41 @@ def test_names_of_columns(tmp_path: Path):
     ],
 )
 def test_damaged_tables(tmp_path: Path, row: bytes, told: str):
-    """What no program writes is told with the line where it begins."""
+    """What no program writes is told with the line where it begins, and whether all could be read."""
     start = f"image,prompt\n{URL},x\n".encode()
-    (problem,) = problems(tmp_path, start + row.replace(b"u,", f"{URL},".encode()))
-    assert problem.startswith(told)
+    source = read(tmp_path, start + row.replace(b"u,", f"{URL},".encode()))
+    (problem,) = source.problems
+    assert str(problem).startswith(told)
+    assert source.broken == ("NUL" not in told)
+
+
+def test_a_faulty_first_row_breaks_the_source(tmp_path: Path):
+    """Of a table whose columns are not known nothing was read; a faulty cell is its row's alone."""
+    assert read(tmp_path, f"image,promt\n{URL},x\n").broken
+    assert not read(tmp_path, f"image,prompt,duration\n{URL},x,60\n").broken
+
+
+@pytest.mark.parametrize("first", ["a.jpg", "Photos\\B.HEIC", URL, '"my, cat.png"'])
+def test_a_first_row_that_is_no_header(tmp_path: Path, first: str):
+    """A row of data where the names of the columns belong is one problem that says so."""
+    name = first.strip('"')
+    assert problems(tmp_path, f"{first},the cat,5\nb.jpg,the dog,5\n") == [
+        f"m.csv:1: the first row must name the columns, as image and prompt do: {name!r} is none"
+    ]
+
+
+def test_letters_of_columns(tmp_path: Path):
+    """Columns are lettered as spreadsheets letter them, beyond Z too."""
+    told = problems(tmp_path, "image" + "," * 25 + "x," + "," * 676 + "y\n")
+    assert [one.split(":")[2] for one in told] == [" column Z", " column AAA"]
 
 
 def test_damaged_first_row(tmp_path: Path):
     """A first row that no delimiter makes sense of, or that sep gives none for, is told like any other."""
     (problem,) = problems(tmp_path, '"' + "x" * 140_000)
     assert problem.startswith("m.csv:1: has a cell of more than 131,072 characters")
-    assert problems(tmp_path, "sep= \nimage prompt\n") == ["m.csv:1: no such column: 'sep='"]
+    (problem,) = problems(tmp_path, "sep= \nimage prompt\n")
+    assert problem.startswith("m.csv:1: column A: no such column: 'sep='")
 
 
 def test_utf16_that_breaks_off(tmp_path: Path):
@@ -210,6 +239,12 @@ def test_utf16_that_breaks_off(tmp_path: Path):
         ("aspect_ratio", "16:09", "16:9"),
         ("aspect_ratio", "09:16:00", "9:16"),
         ("mode", "pro", "pro"),
+        ("mode", "PRO", "pro"),
+        ("sound", "On", "on"),
+        ("prompt", "one\r\ntwo\rthree", "one\ntwo\nthree"),
+        ("prompt", "#cat!", "#cat!"),
+        ("prompt", "#1", "#1"),
+        ("cfg_scale", "0.500", 0.5),
         ("external_task_id", "e-1", "e-1"),
         ("prompt", "{stem} [not JSON]", "{stem} [not JSON]"),
         ("extra_body", '{"seed": 5}', {"seed": 5}),
@@ -283,11 +318,42 @@ def test_problems_are_named_as_their_columns_are(tmp_path: Path):
         ("cfg_scale", "half", "must be a number, not 'half'"),
         ("cfg_scale", "1.000,5", "must be a number, not '1.000,5'"),
         ("cfg_scale", "nan", "must be a number, not 'nan'"),
+        ("cfg_scale", "1.000", "may have a separator of thousands (1.000): write it without separators"),
+        ("cfg_scale", "1,000", "may have a separator of thousands (1,000)"),
+        ("duration", "5.000", "may have a separator of thousands"),
+        ("multi_prompt.1.index", "1.234.567", "may have a separator of thousands"),
+        ("element_list", "829.824", "may have a separator of thousands"),
+        ("sound", "yes", "must be on or off, not 'yes'"),
+        *(
+            ("prompt", error, f"is a formula's error ({error}): mend the cell")
+            for error in (
+                "#N/A",
+                "#REF!",
+                "#NAME?",
+                "#VALUE!",
+                "#DIV/0!",
+                "#NUM!",
+                "#NULL!",
+                "#SPILL!",
+                "#CALC!",
+                "#WERT!",
+                "#BEZUG!",
+                "#NV",
+                "#ÜBERLAUF!",
+                "#¡VALOR!",
+                "#¿NOMBRE?",
+                "#N/D",
+                "#ERROR!",
+                "Err:502",
+            )
+        ),
+        ("key", "#N/A", "is a formula's error (#N/A): mend the cell"),
         ("multi_shot", "yes", "must be true or false, not 'yes'"),
         ("watermark_info", "1", "must be true or false, not '1'"),
         ("multi_prompt.1.index", "1.5", "must be a whole number, not '1.5'"),
         ("camera_control", "zoom", "must be JSON, an object or a list, not 'zoom'"),
-        ("camera_control", '{"type": ', "is no JSON: Expecting value"),
+        ("camera_control", '{"type": ', "is no JSON: Expecting value (column "),
+        ("camera_control", '{"type":\n x}', "is no JSON: Expecting value (line 2, column 2)"),
         ("camera_control", "{“type”: “simple”}", "is no JSON: its quotes are curly (“), write straight ones"),
         ("camera_control.config", "{}", "exactly one axis must not be 0, found none"),
         ("camera_control.config", "5", "must be JSON"),
@@ -308,6 +374,34 @@ def test_decimal_comma_between_commas(tmp_path: Path):
     assert problems(tmp_path, f'image,prompt,duration,cfg_scale\n{URL},x,"5,0","0,5"\n') == [
         "m.csv:2: cfg_scale: must be a number, not '0,5'"
     ]
+    assert problems(tmp_path, f'image,prompt,duration,cfg_scale\n{URL},x,5.000,"1,000"\n') == [
+        "m.csv:2: cfg_scale: may have a separator of thousands (1,000): write it without separators"
+    ]
+
+
+def test_words_of_the_api_in_any_case(tmp_path: Path):
+    """What can only be one of the API's words is that word in any case."""
+    parts = {"camera_control.type": "Simple", "camera_control.config.zoom": "5"}
+    assert request(tmp_path, **parts).camera_control.type == "simple"
+    assert request(tmp_path, multi_shot="TRUE", shot_type="Intelligence").shot_type == "intelligence"
+
+
+def test_ids_that_lost_their_last_digits(tmp_path: Path):
+    """Spreadsheets keep 15 digits: a longer number with zeros behind is doubted once for each column."""
+    text = (
+        "image,prompt,element_list.1,voice_list,key\n"
+        f"{URL},x,829836802793406551,,1000000000000000\n"
+        f"{URL},x,829836802793406000,829836802793406000,100000000000000\n"
+        f"{URL},x,829836802793407000,,\n"
+    )
+    source = read(tmp_path, text)
+    assert source.problems == ()
+    lost = "may have lost its last digits: format the column as text"
+    assert source.warnings == (
+        f"m.csv:2: key: 1000000000000000 {lost}",
+        f"m.csv:3: element_list.1: 829836802793406000 {lost}",
+        f"m.csv:3: voice_list: 829836802793406000 {lost}",
+    )
 
 
 def test_long_text_is_no_number(tmp_path: Path):
@@ -328,7 +422,9 @@ def test_every_field_has_its_column():
         assert {f"{before}{field.name}" for field in attrs.fields(kind)} <= set(names(TABLE))
 
 
-CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20).map(str.strip)
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff\x1a"), max_size=20).map(
+    str.strip
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -342,7 +438,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 def test_what_is_written_is_read(
     rows: list[tuple[str, str, str]], delimiter: str, quoted: bool, end: str, encoding: str
 ):
-    """Whatever text stands in the cells, in any dialect: what csv writes is read back as it was."""
+    """Whatever text stands in the cells, in any dialect: what csv writes is read back, but for line ends."""
     columns = ("prompt", "negative_prompt", "callback_url")
     text = io.StringIO(newline="")
     # Python's writer leaves line ends unquoted that are not its own; spreadsheets do not
@@ -352,7 +448,14 @@ def test_what_is_written_is_read(
     warnings: list[str] = []
     found = list(sheet_rows(text.getvalue().encode(encoding), "m.csv", Path(), warnings))
     assert [(row.fields, row.problems) for row in found] == [
-        ({name: cell for name, cell in zip(columns, row, strict=True) if cell}, ())
+        (
+            {
+                name: "\n".join(re.split("\r\n?", cell))
+                for name, cell in zip(columns, row, strict=True)
+                if cell
+            },
+            (),
+        )
         for row in rows
         if any(row)
     ]

@@ -10,7 +10,7 @@ import attrs
 
 from kling_async.protocol.models import CameraConfig, ImageToVideo, MultiImageToVideo
 
-__all__ = ["TABLE", "Read", "Shape", "names"]
+__all__ = ["TABLE", "Read", "Shape", "json_fault", "names"]
 
 Read = Callable[[str, bool], Any]
 """Reads the text of a cell; the second argument: whether a comma may be the decimal point.
@@ -22,6 +22,8 @@ _NUMBER: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _SHORTENED: Final = re.compile(r"[+-]?\d+(?:[.,]\d+)?[eE]\+\d+")
 """A long number as spreadsheets show and save it: 8.9E+17, and the digits are gone."""
 _WHOLE: Final = re.compile(r"([+-]?\d+)[.,]0+")
+_GROUPED: Final = re.compile(r"[+-]?[1-9]\d{0,2}(?:[.,]\d{3})+")
+"""1.000: a thousand in Germany, and one with three decimals in America."""
 _TIME: Final = re.compile(r"0?(\d+):0?(\d+)(?::00)?")
 _CURLY: Final = re.compile("[\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019]")
 
@@ -62,19 +64,35 @@ def _name(cell: str, _comma: bool) -> str:
     return cell
 
 
+def _word(cell: str, _comma: bool) -> str:
+    """One of the API's words, all of which are in lower case."""
+    return cell.lower()
+
+
 def _ratio(cell: str, _comma: bool) -> str:
     """16:9, which spreadsheets take for a time of the day."""
     time = _TIME.fullmatch(cell)
-    return f"{time[1]}:{time[2]}" if time else cell
+    return f"{time[1]}:{time[2]}" if time else cell.lower()
+
+
+def _require_clear(cell: str, comma: bool) -> None:
+    """Refuse a number whose sign may be the decimal one or divide thousands.
+
+    Where commas divide the cells the point is the decimal sign, and a comma can only divide thousands.
+    """
+    if _GROUPED.fullmatch(cell) and (comma or "," in cell):
+        raise ValueError(f"may have a separator of thousands ({cell}): write it without separators")
 
 
 def _seconds(cell: str, comma: bool) -> str:
     """Whole seconds, as the text that the API wants; what is none is left for the request to refuse."""
+    _require_clear(cell, comma)
     whole = _WHOLE.fullmatch(cell)
     return whole[1] if whole and (comma or "," not in cell) else cell
 
 
 def _number(cell: str, comma: bool) -> float:
+    _require_clear(cell, comma)
     plain = cell.replace(",", ".") if comma else cell
     if not _NUMBER.fullmatch(plain):
         raise ValueError(f"must be a number, not {cell!r}")
@@ -96,7 +114,10 @@ def _switch(cell: str, _comma: bool) -> bool:
 
 
 def _word_or_switch(cell: str, _comma: bool) -> str | bool:
-    return cell.lower() == "true" if cell.lower() in ("true", "false") else cell
+    word = cell.lower()
+    if word not in ("on", "off", "true", "false"):
+        raise ValueError(f"must be on or off, not {cell!r}")
+    return word == "true" if word in ("true", "false") else word
 
 
 def _json(cell: str, _comma: bool) -> Any:
@@ -105,9 +126,18 @@ def _json(cell: str, _comma: bool) -> Any:
     try:
         return json.loads(cell)
     except (ValueError, RecursionError) as error:
-        curly = _CURLY.search(cell)
-        hint = f": its quotes are curly ({curly[0]}), write straight ones" if curly else f": {error}"
-        raise ValueError(f"is no JSON{hint}") from None
+        raise ValueError(json_fault(cell, error)) from None
+
+
+def json_fault(text: str, error: Exception) -> str:
+    """Why *text* is no JSON, from the *error* of reading it: a clause without a subject."""
+    if not isinstance(error, json.JSONDecodeError):
+        return f"is no JSON: {error}"
+    curly = _CURLY.match(text, error.pos)
+    if curly:
+        return f"is no JSON: its quotes are curly ({curly[0]}), write straight ones"
+    line = f"line {error.lineno}, " if error.lineno > 1 else ""
+    return f"is no JSON: {error.msg} ({line}column {error.colno})"
 
 
 def _switch_or_json(cell: str, comma: bool) -> Any:
@@ -161,15 +191,17 @@ TABLE: Final = Shape(
         "key": Shape(_name),
         **dict(_derived()),
         "aspect_ratio": Shape(_ratio),
-        "camera_control": Shape(_json, {"type": Shape(_text), "config": Shape(_json, _CAMERA)}),
+        "camera_control": Shape(_json, {"type": Shape(_word), "config": Shape(_json, _CAMERA)}),
         "cfg_scale": Shape(_number),
         "duration": Shape(_seconds),
         "dynamic_masks": Shape(_json, entry=_MASK),
         "element_list": Shape(_list_of(_element), entry=Shape(_element, {"element_id": Shape(_element)})),
         "external_task_id": Shape(_name),
         "image_list": Shape(_list_of(_text), entry=Shape(_text, {"image": Shape(_text)})),
+        "mode": Shape(_word),
         "multi_prompt": Shape(_json, entry=_SHOT),
         "multi_shot": Shape(_switch),
+        "shot_type": Shape(_word),
         "sound": Shape(_word_or_switch),
         "voice_list": Shape(_list_of(_id), entry=Shape(_id, {"voice_id": Shape(_id)})),
         "watermark_info": Shape(_switch_or_json, {"enabled": Shape(_switch)}),

@@ -7,8 +7,9 @@ import attrs
 
 from kling_async.batch.items import Item
 from kling_async.journal import Record
+from kling_async.protocol.models import TaskStatus
 
-__all__ = ["Earlier", "compare"]
+__all__ = ["Earlier", "as_made", "compare"]
 
 
 @attrs.frozen
@@ -33,9 +34,7 @@ def compare(items: Sequence[Item], records: Iterable[Record]) -> Earlier:
         items: of this run.
         records: every row of the journal; of several generations the latest counts.
     """
-    known: dict[tuple[str, str], Record] = {}
-    for record in sorted(records, key=lambda each: (each.generation, each.updated_at)):
-        known[record.key, record.request_hash] = record
+    known = _latest(records)
     equals = collections.Counter[str]()
     rows: list[Record | None] = []
     for item in items:
@@ -49,3 +48,42 @@ def compare(items: Sequence[Item], records: Iterable[Record]) -> Earlier:
         if row is None and (item.key is not None, item.name) in former
     )
     return Earlier(tuple(rows), frozenset(changed), tuple(known.values()))
+
+
+def as_made(items: Sequence[Item], records: Iterable[Record]) -> list[Item]:
+    """*items*, but those that an earlier run had with their pictures unfitted as it had them.
+
+    Fitting a picture gives it other bytes, and an item is recognised by them: what was made before pictures
+    were fitted would be paid for again. An item that has a row of its own stays; where there is one of its
+    `Item.original` alone, that takes its place. Give what comes out to `compare` and to the run alike.
+
+    Args:
+        items: of this run.
+        records: every row of the journal; one that was refused does not count, as nothing was made.
+    """
+    worth = {name for name, record in _latest(records).items() if record.state != TaskStatus.REFUSED}
+    # Equal items without a key are told apart by their order alone: how many of them have a row counts.
+    left = collections.Counter[str]()
+    for key, digest in worth:
+        ordinal = key.removeprefix(f"{digest}#")
+        if ordinal != key and ordinal.isdecimal():
+            left[digest] = max(left[digest], int(ordinal))
+    left.subtract(item.request_hash for item in items if item.key is None and item.original is None)
+
+    def has_row(item: Item) -> bool:
+        if item.key is not None:
+            return (item.key, item.request_hash) in worth
+        left[item.request_hash] -= 1
+        return left[item.request_hash] >= 0
+
+    made: list[Item] = []
+    for item in items:
+        original = item.original
+        made.append(item if original is None or has_row(item) or not has_row(original) else original)
+    return made
+
+
+def _latest(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
+    """Each video's row by key and hash, of several generations the latest."""
+    ordered = sorted(records, key=lambda each: (each.generation, each.updated_at))
+    return {(record.key, record.request_hash): record for record in ordered}

@@ -129,7 +129,7 @@ def link(path: str) -> str:
     """A relative *path* as a URL: no sign in it means anything, and none can make it a scheme or a host."""
     if Path(path).is_absolute():
         return Path(path).as_uri()
-    quoted = quote(os.fsencode(path))
+    quoted = quote(path.encode("utf-8", "surrogatepass" if os.name == "nt" else "surrogateescape"))
     return quoted if path.startswith("../") else f"./{quoted}"
 
 
@@ -310,7 +310,7 @@ def _money(entry: Entry) -> str:
     if entry.units:
         return f"{_units(entry.units)} units were charged."
     if entry.error_type == "TaskFailedError":
-        return "A failed generation is not charged."
+        return "Kling deducts units at success."
     return {
         "not_created": "Nothing was paid.",
         "may_exist": "A task may exist and be paid.",

@@ -1,38 +1,41 @@
 """Rows, wherever they were read, -> items: fields joined, pictures located and fitted, requests checked."""
 
 import collections
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
 
 from kling_async import bodies, checking
+from kling_async.batch.pictures import Fit, Fitter, is_masked, locator, other_spelling, with_pictures
 from kling_async.batch.templates import filled, template
 from kling_async.flight import default_name
 from kling_async.protocol import identity, wire
 from kling_async.protocol.capabilities import Finding
 from kling_async.protocol.converter import request_from
 from kling_async.protocol.errors import Problem, RequestError
-from kling_async.protocol.images import SOURCE, classify
+from kling_async.protocol.images import SOURCE
 from kling_async.protocol.models import VideoRequest
 from kling_async.protocol.providers import Provider
 
-__all__ = ["Check", "Fit", "Item", "Maker", "Row"]
+__all__ = ["Check", "Item", "Maker", "Row"]
 
 Check = Literal["warn", "error"]
 """Whether what the API's rules cast doubt on is only told, or refused."""
-
-Fit = Callable[[Path], Path]
-"""The picture that Kling takes for the one at a path; raises `ValueError` with a clause if there is none."""
 
 _LONGEST_KEY: Final = 500
 """Characters: a key becomes a file's name and part of a token."""
 
 _FIT_HELPS: Final = re.compile(r"is (WebP|GIF|TIFF|BMP|AVIF|HEIC), whatever|has [\d,]+ bytes, at most")
 """Refusals of a picture that fitting it does away with."""
+
+_DRAWN_FOR: Final = (
+    "; as its masks are drawn for it, it is not fitted with them: fit it first, with kling_async.fit or "
+    "with --fit alone, and draw the masks for the result"
+)
+_MISSING: Final = " does not exist"
 
 
 @attrs.frozen
@@ -47,6 +50,8 @@ class Item:
         request_hash: what it asks for, see `identity.request_hash`.
         place: where it stands, for people: ``shots.csv:37``, or the picture in a folder.
         findings: what is doubtful about it; what is wrong would have made it a problem.
+        original: the same with its pictures as they are, where they were fitted into other bytes and it
+            would pass without that: what an earlier run may have paid for, see `as_made`.
     """
 
     key: str | None
@@ -55,6 +60,7 @@ class Item:
     request_hash: str
     place: str = ""
     findings: tuple[Finding, ...] = ()
+    original: "Item | None" = None
 
     @property
     def submission(self) -> VideoRequest | tuple[str, VideoRequest]:
@@ -73,6 +79,7 @@ class Row:
         picture: the file, of a row that is nothing but a picture in a folder.
         dotted: fields that are columns in parts: their entries are counted from 1, as the columns are.
         problems: why it could not be read; such a row is looked at no further.
+        broken: it is the source that is faulty: what stands behind it was not read, or means nothing.
     """
 
     place: str
@@ -81,6 +88,7 @@ class Row:
     picture: Path | None = None
     dotted: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
+    broken: bool = False
 
 
 class Maker:
@@ -105,14 +113,15 @@ class Maker:
         Raises:
             RequestError: a template names what there is not.
         """
-        self._common = _with_pictures(defaults, _locator(Path().absolute()))
+        self._common = with_pictures(defaults, locator(Path().absolute()))
         self._templates = {
             field: template(field, text)
             for field in ("prompt", "negative_prompt")
             if isinstance(text := defaults.get(field), str)
         }
-        self._provider, self._check, self._fit = provider, check, fit
-        self._fitted: dict[Path, Path | str] = {}
+        self._provider, self._check = provider, check
+        self._fitter = None if fit is None else Fitter(fit)
+        self._folders: dict[Path, dict[str, str]] = {}
         self._seen: dict[tuple[str, str], str] = {}
         self._names = collections.Counter[str]()
 
@@ -123,42 +132,58 @@ class Maker:
         if row.problems:
             return [_at(row, problem) for problem in problems]
         key = own.pop("key", None)
+        fields = fitted = self._fields(row, own, key)
+        unfit: list[Problem] = []
+        if self._fitter is not None:
+            fitted = self._fitter.fitted(fields, unfit)
         try:
-            request, resolved = self._request(row, own, key)
-            findings = self._findings(request, resolved)
-            digest = identity.request_hash(request, resolved.images)
+            request, digest, findings = self._judged(fitted, unfit)
         except RequestError as error:
             problems += error.problems or [Problem("", error.what)]
             return [_at(row, problem) for problem in problems]
         if problems:
             return [_at(row, problem) for problem in problems]
-        return Item(key, key or self._name(request), request, digest, row.place, findings)
+        item = Item(key, key or self._name(request), request, digest, row.place, findings)
+        return item if fitted == fields else attrs.evolve(item, original=self._original(item, fields))
 
-    def _request(
-        self, row: Row, own: dict[str, Any], key: str | None
-    ) -> tuple[VideoRequest, bodies.Resolved]:
-        """The request of *row* and its pictures, which were read.
-
-        Raises:
-            RequestError: with every problem.
-        """
-        fields = {**self._common, **_with_pictures(own, _locator(row.base))}
+    def _fields(self, row: Row, own: Mapping[str, Any], key: Any) -> dict[str, Any]:
+        """All fields of *row*, the common ones too."""
+        fields = {**self._common, **with_pictures(own, locator(row.base))}
         for field, prompt in self._templates.items():
             if field not in own:
                 fields[field] = filled(prompt, fields, key if isinstance(key, str) else None)
-        problems: list[Problem] = []
-        if self._fit is not None:
-            fields = _with_pictures(fields, self._fitter(self._fit, problems))
+        return fields
+
+    def _original(self, item: Item, fields: Mapping[str, Any]) -> Item | None:
+        """*item* as it is by *fields* of which nothing was fitted; None: it would not pass."""
+        try:
+            request, digest, findings = self._judged(fields)
+        except RequestError:
+            return None
+        return attrs.evolve(item, request=request, request_hash=digest, findings=findings)
+
+    def _judged(
+        self, fields: Mapping[str, Any], problems: Iterable[Problem] = ()
+    ) -> tuple[VideoRequest, str, tuple[Finding, ...]]:
+        """The request of *fields*, its hash, and what is doubtful about it.
+
+        Raises:
+            RequestError: with every problem, the known *problems* too.
+        """
+        known = list(problems)
         try:
             request = request_from(fields)
         except RequestError as error:
-            raise RequestError(problems=[*problems, *error.problems]) from None
-        if problems:
-            raise RequestError(problems=problems)
+            raise RequestError(problems=[*known, *error.problems]) from None
+        if known:
+            raise RequestError(problems=known)
         try:
-            return request, bodies.resolve(request)
+            resolved = bodies.resolve(request)
         except RequestError as error:
-            raise RequestError(problems=map(self._with_remedy, error.problems)) from None
+            told = (self._with_remedy(problem, fields) for problem in error.problems)
+            raise RequestError(problems=told) from None
+        findings = self._findings(request, resolved)
+        return request, identity.request_hash(request, resolved.images), findings
 
     def _findings(self, request: VideoRequest, resolved: bodies.Resolved) -> tuple[Finding, ...]:
         """What is doubtful about *request*, its pictures and where it will go.
@@ -203,35 +228,20 @@ class Maker:
         self._names[name] += 1
         return name if self._names[name] == 1 else f"{name}-{self._names[name]}"
 
-    def _fitter(self, fit: Fit, problems: list[Problem]) -> "_Change":
-        """What puts a fitted picture in the place of a path; what cannot be fitted goes to *problems*."""
-
-        def fitted(field: str, value: Any) -> Any:
-            if not isinstance(value, Path) or field.endswith("mask") or not value.is_file():
-                return value
-            if value not in self._fitted:
-                try:
-                    self._fitted[value] = fit(value)
-                except OSError as error:
-                    self._fitted[value] = f"cannot be fitted: {error.strerror or error}"
-                except ValueError as error:
-                    self._fitted[value] = error.what if isinstance(error, RequestError) else str(error)
-            result = self._fitted[value]
-            if isinstance(result, Path):
-                return result
-            problems.append(Problem(field, f"{value} {result}"))
-            return value
-
-        return fitted
-
-    def _with_remedy(self, problem: Problem) -> Problem:
-        """*problem*, with the option that does away with it."""
-        helps = (
-            self._fit is None and not problem.field.endswith("mask") and _FIT_HELPS.search(problem.message)
-        )
-        if not helps or problem.message.startswith("the picture given as"):
+    def _with_remedy(self, problem: Problem, fields: Mapping[str, Any]) -> Problem:
+        """*problem* of a picture in *fields*, with what does away with it."""
+        path = Path(problem.message.removesuffix(_MISSING))
+        if problem.message.endswith(_MISSING) and (name := other_spelling(path, self._folders)):
+            remedy = f"; did you mean {name}?"
+        elif problem.message.startswith("the picture given as") or not _FIT_HELPS.search(problem.message):
             return problem
-        return attrs.evolve(problem, message=f"{problem.message}, or let --fit do it")
+        elif problem.field == "image" and is_masked(fields):
+            remedy = _DRAWN_FOR
+        elif self._fitter is None and not problem.field.endswith("mask"):
+            remedy = ", or let --fit do it"
+        else:
+            return problem
+        return attrs.evolve(problem, message=f"{problem.message}{remedy}")
 
 
 def _at(row: Row, problem: Problem) -> Problem:
@@ -248,52 +258,3 @@ def _at(row: Row, problem: Problem) -> Problem:
     if re.split(r"[.\[]", field, maxsplit=1)[0] in row.dotted:
         field = re.sub(r"\[(\d+)\]", lambda place: f".{int(place[1]) + 1}", field)
     return Problem(": ".join(filter(None, (row.place, field))), problem.message, problem.source)
-
-
-# Pictures
-
-_Change = Callable[[str, Any], Any]
-"""Gives what stands in a picture's place, from its dotted field and its value."""
-
-
-def _with_pictures(fields: Mapping[str, Any], change: _Change) -> dict[str, Any]:
-    """*fields* with each picture *change*d; what has not the form of a picture's field stays as it is."""
-    changed = dict(fields)
-    for name in ("image", "image_tail", "static_mask"):
-        if name in changed:
-            changed[name] = change(name, changed[name])
-    for name, inner in (("dynamic_masks", "mask"), ("image_list", "image")):
-        if not isinstance(entries := changed.get(name), list | tuple):
-            continue
-        suffix = ".mask" if inner == "mask" else ""
-        changed[name] = [
-            {**entry, inner: change(f"{name}[{place}]{suffix}", entry[inner])}
-            if isinstance(entry, Mapping) and inner in entry
-            else change(f"{name}[{place}]{suffix}", entry)
-            for place, entry in enumerate(entries)
-        ]
-    return changed
-
-
-def _locator(base: Path) -> _Change:
-    """What makes paths absolute: a request does not know what they were relative to.
-
-    Whatever else a picture can be, and what it cannot be, stays as it is.
-    """
-
-    def path(text: str | Path) -> Path:
-        return base / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for an unknown user
-
-    def is_file(text: Path) -> bool:
-        return os.path.isfile(path(text))  # noqa: PTH113 - Path's raises for a name too long
-
-    def located(_field: str, value: Any) -> Any:
-        if not isinstance(value, str) or not value:
-            return value
-        try:
-            meant = classify(value, is_file=is_file)
-        except ValueError:
-            return value
-        return path(meant) if isinstance(meant, Path) else value
-
-    return located

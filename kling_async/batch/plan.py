@@ -13,10 +13,12 @@ from kling_async.checking import charged, estimate
 from kling_async.journal import Record
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.durations import usual_seconds
+from kling_async.protocol.lifecycle import is_terminal
 from kling_async.protocol.models import TaskStatus
 from kling_async.protocol.prices import Prices
 from kling_async.protocol.providers import Provider
 from kling_async.protocol.slots import FIRST_LIMIT
+from kling_async.records import request_of
 
 __all__ = ["USD_PER_UNIT", "Plan", "count_earlier", "plan"]
 
@@ -24,7 +26,7 @@ USD_PER_UNIT = Decimal("0.14")
 """Kling's list price of a unit, about (API reference, prices, September 2026)."""
 
 _FREE = (TaskStatus.FAILED, TaskStatus.REFUSED)
-"""How a task ends that is not charged."""
+"""How a task ends for which nothing is deducted, as far as anybody has seen."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,21 +108,23 @@ def plan(
     )
 
 
-def count_earlier(
-    budget: Budget, items: Sequence[Item], rows: Sequence[Record | None], provider: Provider
-) -> None:
-    """Let *budget* know what earlier runs paid, or may have paid, for *items*; *rows* are the journal's.
+def count_earlier(budget: Budget, records: Iterable[Record], provider: Provider) -> dict[str, int]:
+    """Let *budget* know what all tasks of a journal cost, or may have cost, whoever asks for them now.
 
-    Those that still run count as spent: nothing waits for them to cost less.
+    Returns:
+        The reservations of those that still run, by external_task_id: to be settled when they end.
     """
-    for item, row in zip(items, rows, strict=True):
-        if row is None:
-            continue
-        units: Decimal | None = None
-        if row.state not in _FREE:
-            told = None if row.units is None else Decimal(row.units)
-            units = charged(told, item.request, provider, budget.prices)
-        budget.settle(row.external_task_id, units or Decimal(0))
+    running: dict[str, int] = {}
+    for record in records:
+        told = None if record.units is None else Decimal(record.units)
+        is_free = record.state in _FREE
+        units = told if is_free else charged(told, request_of(record), provider, budget.prices)
+        number = budget.reserve(units or Decimal(0))
+        if is_terminal(TaskStatus(record.state)):
+            budget.settle(number, None)
+        else:
+            running[record.external_task_id] = number
+    return running
 
 
 def _seconds(items: Iterable[Item], slots: int) -> float:

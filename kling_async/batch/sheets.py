@@ -12,9 +12,11 @@ import attrs
 
 from kling_async.batch.cells import TABLE, Read, names
 from kling_async.batch.items import Row
+from kling_async.batch.pictures import SUFFIXES, TO_FIT
+from kling_async.batch.texts import decoded, doubt, line_of
 from kling_async.protocol.errors import Problem, RequestError
 
-__all__ = ["SAVE_AS", "decoded", "doubt", "sheet_rows"]
+__all__ = ["SAVE_AS", "is_header", "sheet_rows"]
 
 SAVE_AS: Final = 'save it as "CSV UTF-8" (Excel: File > Save As)'
 """What to do with what is no CSV yet."""
@@ -22,43 +24,15 @@ SAVE_AS: Final = 'save it as "CSV UTF-8" (Excel: File > Save As)'
 _DELIMITERS: Final = ",;\t|"
 _WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """How workbooks begin: as ZIP archives (.xlsx, .ods, .numbers), or as the .xls of old."""
-_SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?(?:\r\n|\r|\n)', re.IGNORECASE)
+_FORMULA_ERROR: Final = re.compile(r"#[¡¿]?[\w/ .]+[!?]|#[^\W\d_]/[^\W\d_]|#NV|Err:\d{3}")
+"""What stands in a cell whose formula failed: #REF!, #N/A, Err:502; behind # in capitals of any language."""
+_ROUNDED: Final = re.compile(r"\d{15}0+")
+"""What a spreadsheet makes of a longer number: it keeps 15 digits."""
+_PICTURE: Final = re.compile(
+    "https?://|.*({})".format("|".join(map(re.escape, SUFFIXES + TO_FIT))), re.IGNORECASE
+)
+_SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?\n', re.IGNORECASE)
 """The line with which Excel is told the delimiter; Excel hides it."""
-
-
-def decoded(data: bytes) -> tuple[str, int]:
-    """Text in whatever encoding spreadsheets and editors write.
-
-    UTF-8 and UTF-16 with or without a byte order mark; what is neither is read as Windows-1252, which Excel's
-    plain "CSV" is in Western Europe and America.
-
-    Returns:
-        The text, and the line of the first byte that is no UTF-8 if it was read as Windows-1252, else 0.
-
-    Raises:
-        UnicodeDecodeError: Windows-1252 does not have a byte, or UTF-16 breaks off.
-    """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16"), 0
-    head = data[:200]
-    if len(head) > 1 and b"\0" not in head[::2] and head[1::2].count(0) > len(head) * 0.4:
-        return data.decode("utf-16-le"), 0
-    try:
-        return data.decode("utf-8-sig"), 0
-    except UnicodeDecodeError as error:
-        return data.decode("cp1252"), _line_of(data, error.start)
-
-
-def doubt(text: str) -> str:
-    """What is told of *text* that was read as Windows-1252: its first letter beyond ASCII shows if it is."""
-    found = re.search(r"[^\r\n]{0,15}[^\x00-\x7f][^\r\n]{0,15}", text)
-    assert found is not None  # else it were UTF-8
-    return f'is no UTF-8 and was read as Windows-1252 ("{found[0].strip()}"): if that is wrong'
-
-
-def _line_of(data: bytes, start: int) -> int:
-    """The line that byte *start* of *data* stands in, counted from 1."""
-    return len((data[:start] + b".").splitlines())
 
 
 @attrs.frozen
@@ -94,22 +68,28 @@ def sheet_rows(data: bytes, name: str, base: Path, warnings: list[str]) -> Itera
         text, doubtful = decoded(data)
     except UnicodeDecodeError as error:
         message = f'is no text (byte 0x{data[error.start]:02x}): save it as "CSV UTF-8"'
-        yield _faulty(f"{name}:{_line_of(data, error.start)}", base, Problem("", message))
+        yield _broken(f"{name}:{line_of(data, error.start)}", base, Problem("", message))
         return
     if doubtful:
         warnings.append(f"{name}:{doubtful}: {doubt(text)}, {SAVE_AS}")
-    yield from _Sheet(text, name, base).rows()
+    yield from _Sheet(text, name, base, warnings).rows()
 
 
-def _faulty(place: str, base: Path, *problems: Problem) -> Row:
-    return Row(place, {}, base, problems=problems)
+def is_header(text: str) -> bool:
+    """Whether *text* begins with a row that names columns."""
+    return any(_fits(io.StringIO(text), delimiter)[0] for delimiter in _DELIMITERS)
+
+
+def _broken(place: str, base: Path, *problems: Problem) -> Row:
+    return Row(place, {}, base, problems=problems, broken=True)
 
 
 class _Sheet:
     """The rows of one text."""
 
-    def __init__(self, text: str, name: str, base: Path) -> None:
-        self._name, self._base = name, base
+    def __init__(self, text: str, name: str, base: Path, warnings: list[str]) -> None:
+        self._name, self._base, self._warnings = name, base, warnings
+        self._rounded: set[str] = set()
         lines = io.StringIO(text, newline="")
         told = _SEP.match(text)
         self._offset = 1 if told else 0
@@ -129,12 +109,12 @@ class _Sheet:
                 if columns is None:
                     columns, problems = _columns(cells)
                     if problems:
-                        yield _faulty(place, self._base, *problems)
+                        yield _broken(place, self._base, *problems)
                         return
                 else:
                     yield self._row(place, columns, cells)
         except csv.Error as error:
-            yield _faulty(f"{self._name}:{begin}", self._base, Problem("", self._wrong(str(error))))
+            yield _broken(f"{self._name}:{begin}", self._base, Problem("", self._wrong(str(error))))
 
     @property
     def _line(self) -> int:
@@ -169,16 +149,26 @@ class _Sheet:
             try:
                 if "\0" in value:
                     raise ValueError("holds a NUL byte: the file is damaged")
+                if _FORMULA_ERROR.fullmatch(value) and (value.isupper() or value[0] != "#"):
+                    raise ValueError(f"is a formula's error ({value}): mend the cell")
                 read = column.read(value, self._delimiter != ",")
             except ValueError as error:
                 problems.append(Problem(column.name, str(error)))
                 continue
+            self._doubt_digits(place, column.name, value)
             if len(column.path) > 1:
                 dotted.add(str(column.path[0]))
             _put(fields, column.path, read)
         for name in sorted(dotted) if not problems else ():
             fields[name] = _listed(name, fields[name], problems)
         return Row(place, fields, self._base, dotted=frozenset(dotted), problems=tuple(problems))
+
+    def _doubt_digits(self, place: str, name: str, value: str) -> None:
+        """Warn once of the column *name* where its ids look like what a spreadsheet left of them."""
+        if name not in self._rounded and _ROUNDED.fullmatch(value):
+            self._rounded.add(name)
+            doubt = f"{value} may have lost its last digits: format the column as text"
+            self._warnings.append(f"{place}: {name}: {doubt}")
 
     @property
     def _called(self) -> str:
@@ -204,13 +194,19 @@ def _columns(cells: list[str]) -> tuple[list[_Column | None], list[Problem]]:
     columns: list[_Column | None] = []
     problems: list[Problem] = []
     seen: set[tuple[str | int, ...]] = set()
-    for cell in cells:
+    for number, cell in enumerate(cells):
         name = cell.strip().lower()
         column = _column(name)
         columns.append(column)
         if column is None:
             if name:
-                problems.append(Problem("", f"no such column: {cell.strip()!r}{_hint(name)}"))
+                wrong = f"column {_letters(number)}: no such column: {cell.strip()!r}{_hint(name)}"
+                problems.append(Problem("", wrong))
+            if _PICTURE.match(name):
+                wrong = (
+                    f"the first row must name the columns, as image and prompt do: {cell.strip()!r} is none"
+                )
+                return [], [Problem("", wrong)]
             continue
         if column.path in seen:
             problems.append(Problem("", f"the column {column.name} is there twice"))
@@ -247,7 +243,13 @@ def _hint(name: str) -> str:
     close = [each for each in known if each.startswith(f"{name}_")]  # `model` is meant as model_name
     close = close or [each for each in known if each.endswith(f".{name.rpartition('.')[2]}")]
     close = close or difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else ": delete the column, or name it as the API does"
+
+
+def _letters(number: int) -> str:
+    """What spreadsheets call a column, counted from 0: A, B, ... Z, AA."""
+    before, own = divmod(number, 26)
+    return (_letters(before - 1) if before else "") + chr(ord("A") + own)
 
 
 # Values in parts

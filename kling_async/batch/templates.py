@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+from kling_async.protocol.checks import unsigned
 from kling_async.protocol.errors import Problem, RequestError
 
 __all__ = ["filled", "template"]
@@ -60,5 +61,6 @@ def _path(fields: Mapping[str, Any]) -> Path:
         if isinstance(picture, Path):
             return picture
         if isinstance(picture, str) and _URL.match(picture):
-            return Path(unquote(re.split("[?#]", picture.strip(), maxsplit=1)[0]))
+            host, _, path = unsigned(picture.strip()).partition("://")[2].partition("/")
+            return Path(host) / (unquote(path).strip("/") or "video")
     return Path("video/video")

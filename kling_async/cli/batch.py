@@ -16,7 +16,7 @@ from kling_async.batch.plan import count_earlier, plan
 from kling_async.cli import interrupts
 from kling_async.cli.generate import Out, Timeout
 from kling_async.cli.options import Common, Fields, folder_for
-from kling_async.cli.planning import Preview, is_agreed, read_prices, tell_bad_rows
+from kling_async.cli.planning import Preview, Settler, is_agreed, read_prices, tell_bad_rows
 from kling_async.cli.progress import Progress
 from kling_async.cli.resuming import Again, look_back
 from kling_async.cli.running import report_of, run_stream
@@ -81,12 +81,14 @@ def batch(
         max_in_flight: tasks at once for each model; left out, it is learned from Kling's refusals, which
             cost nothing.
         timeout: seconds for each task from its acknowledgement.
-        retry_failed: make again what failed at Kling in an earlier run; a failure was not charged.
+        retry_failed: make again what failed at Kling in an earlier run; units are deducted at success.
         again: make this item again, which failed, got lost or took too long. Repeatable. The last two may be
             charged twice.
         resend: submit this item again, which may exist; it may be charged twice. Repeatable.
         fields: all others that have an option.
     """
+    if timeout <= 0:
+        raise ConfigurationError(f"--timeout must be more than 0, not {timeout:g}")
     for name, value in (("--max-items", max_items), ("--max-in-flight", max_in_flight)):
         if value is not None and value < 1:
             raise ConfigurationError(f"{name} must be at least 1, not {value}")
@@ -97,7 +99,7 @@ def batch(
     screen, progress = common.screen, Progress(common.screen, 0)
     own = read_prices(prices)
     purse = None if budget is None else Budget(budget, prices=own, allow_unpriced=allow_unpriced)
-    provider = common.where()
+    provider = common.where(needs_key=not dry_run)
     found = read_source(
         sys.stdin.buffer if source == "-" else source,
         defaults=(fields or Fields()).given(prompt),
@@ -106,13 +108,13 @@ def batch(
         fit=_fitter(out) if fit else None,
     )
     tell_bad_rows(screen, found, are_skipped=skip_bad)
-    if found.problems and not skip_bad and not dry_run:
+    if found.broken or (found.problems and not skip_bad and not dry_run):
         return 2
     items = found.items[:max_items]
     anew = Again(failed=retry_failed, keys=again, resend=resend)
     resumption = asyncio.run(look_back(out.expanduser(), items, anew))
-    if purse is not None:
-        count_earlier(purse, items, resumption.earlier.rows, provider)
+    items = resumption.items
+    running = {} if purse is None else count_earlier(purse, resumption.records, provider)
     planned = plan(resumption.new(), provider, prices=own, budget=purse, slots=max_in_flight)
     preview = Preview(
         source=found,
@@ -146,7 +148,10 @@ def batch(
         prices=own,
         budget=purse,
     )
-    kling = common.client(hooks=(progress.tell, report.tell), max_in_flight=max_in_flight, check=check)
+    hooks = [progress.tell, report.tell]
+    if purse is not None:
+        hooks.append(Settler(purse, running).tell)
+    kling = common.client(hooks=hooks, max_in_flight=max_in_flight, check=check)
     return interrupts.run(
         run_stream(
             common,

@@ -1,7 +1,7 @@
 """``models``: what each model takes and costs, as the package's map says."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from kling_async.checking import capabilities, prices_for
 from kling_async.cli.options import Common
 from kling_async.cli.planning import read_prices
 from kling_async.cli.screen import duration
+from kling_async.protocol.capabilities import Reading
 from kling_async.protocol.cells import FEATURES, MODES, Cell, Model
 from kling_async.protocol.durations import usual_seconds
 from kling_async.protocol.errors import ConfigurationError
@@ -54,11 +55,12 @@ def models(
     """
     provider = _provider(common)
     rates = prices_for(provider, read_prices(prices))
-    newest_first = list(capabilities().models.values())[::-1]
+    known = list(capabilities().models.values())[::-1]
     if common.screen.is_json:
-        for model in newest_first:
+        for model in known:
             common.screen.result("", _as_dict(model, provider, rates))
         return 0
+    newest_first = capabilities().of(ImageToVideo.endpoint)[::-1]
     if sys.stdout.isatty():
         Console(highlight=False).print(_table(newest_first, rates))
     else:
@@ -66,9 +68,10 @@ def models(
             usually = duration(usual_seconds(ImageToVideo.endpoint, model.name))
             cells = (model.name, "; ".join(_takes(model)), "; ".join(_units(model, rates)), usually)
             common.screen.result("\t".join(cells))
-    for line in _provider_lines(provider):
+    for line in (*_others(known, rates), *_provider_lines(provider)):
         common.screen.result(line)
-    common.screen.say("doubted: sources differ; --json tells every cell with its source", "dim")
+    source = f"; prices: {rates.source}" if rates.source else ""
+    common.screen.say(f"doubted: sources differ; --json tells each cell with its source{source}", "dim")
     return 0
 
 
@@ -87,7 +90,7 @@ def _table(shown: Iterable[Model], rates: Prices) -> Table:
     """What a terminal of 80 columns can show."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 1, 0))
     for title in ("model_name", "takes", _row("units/s", MODES), "usually"):
-        table.add_column(title, no_wrap=title != "takes")
+        table.add_column(title, no_wrap=title.startswith("units"), min_width=12 if title == "takes" else None)
     for model in shown:
         units = [
             _row(heard, [str(by_mode.get(mode, "-")) for mode in MODES])
@@ -111,17 +114,21 @@ def _takes(model: Model) -> list[str]:
     for feature, name in _FEATURES.items():
         if where := "; ".join(_where(model, model.cells[feature])):
             takes.append(name if where == "all" else f"{name}: {where}")
-    if model.name in capabilities().multi_image:
+    if MultiImageToVideo.endpoint in model.endpoints:
         takes.append(MultiImageToVideo.endpoint)
     return [model.retired, *takes] if model.retired else takes
 
 
 def _units(model: Model, rates: Prices) -> list[str]:
     """The rates of a model, in words."""
+    return _rates(model.name, rates) or ["not known"]
+
+
+def _rates(name: str, rates: Prices) -> list[str]:
     return [
         f"{heard}: {', '.join(f'{mode} {rate}' for mode, rate in by_mode.items())}"
-        for heard, by_mode in rates.of(model.name).items()
-    ] or ["not known"]
+        for heard, by_mode in rates.of(name).items()
+    ]
 
 
 def _where(model: Model, cell: Cell) -> Iterator[str]:
@@ -149,6 +156,18 @@ def _seconds(model: Model) -> str:
     return " or ".join(model.durations) if few else f"{model.durations[0]} to {model.durations[-1]}"
 
 
+def _others(known: Iterable[Model], rates: Prices) -> Iterator[str]:
+    """What is not in the table: models of other endpoints, and those that only your own prices name."""
+    names: list[str] = []
+    for model in known:
+        names.append(model.name)
+        if not {ImageToVideo.endpoint, MultiImageToVideo.endpoint} & set(model.endpoints):
+            yield f"{model.name} belongs to {', '.join(model.endpoints)}, which this package does not speak"
+    for name in dict.fromkeys(model for _, model, _, _ in rates.rates):
+        if name not in names:
+            yield f"{name} is not in the map; {'; '.join(_rates(name, rates))}"
+
+
 def _provider_lines(provider: Provider) -> Iterator[str]:
     """What a provider lacks and doubts, a line each."""
     name = provider.name
@@ -168,27 +187,40 @@ def _provider_lines(provider: Provider) -> Iterator[str]:
 
 def _as_dict(model: Model, provider: Provider, rates: Prices) -> dict[str, Any]:
     """One model as a JSON object; what is taken by mode and duration, the mode empty where there is none."""
-    reading = capabilities().reading(provider, ImageToVideo.endpoint)
-    is_multi = model.name in capabilities().multi_image
+    readings = {
+        endpoint: {
+            name: dict(value) if isinstance(value, Mapping) else value for name, value in _told(reading)
+        }
+        for endpoint in (ImageToVideo.endpoint, MultiImageToVideo.endpoint)
+        if endpoint in provider.endpoints and (reading := capabilities().reading(provider, endpoint))
+    }
+    units = rates.of(model.name)
     return {
         "model_name": model.name,
-        "endpoints": [ImageToVideo.endpoint, *([MultiImageToVideo.endpoint] if is_multi else [])],
-        "retired": model.retired or None,
-        "modes": list(model.modes),
+        "endpoints": list(model.endpoints),
+        "retired": {"note": model.retired, "source": model.retired_source} if model.retired else None,
+        "modes": {
+            "where": {mode: _WORDS[model.mode.letters[mode, ""]] for mode in MODES},
+            "note": model.mode.note or None,
+            "source": model.mode.source,
+        },
         "durations": [int(seconds) for seconds in model.durations],
         "resolutions": list(model.resolutions),
         "takes": {feature: _cell_as_dict(model, model.cells[feature]) for feature in FEATURES},
         "units_per_second": {
-            heard: {mode: float(rate) for mode, rate in by_mode.items()}
-            for heard, by_mode in rates.of(model.name).items()
+            heard: {mode: float(rate) for mode, rate in by_mode.items()} for heard, by_mode in units.items()
         },
-        "prices_source": rates.source or None,
+        "prices_source": (rates.source or None) if units else None,
         "usual_seconds": usual_seconds(ImageToVideo.endpoint, model.name),
         "provider": provider.name,
         "provider_lacks": sorted(provider.lacks),
-        "provider_doubts": list(reading.doubted) if reading else [],
+        "provider_reads": readings,
         "source": model.source,
     }
+
+
+def _told(reading: Reading) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(reading, field.name)) for field in attrs.fields(Reading))
 
 
 def _cell_as_dict(model: Model, cell: Cell) -> dict[str, Any]:

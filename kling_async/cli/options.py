@@ -16,7 +16,7 @@ from kling_async.protocol import environment
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.models import DEFAULT_MODEL
-from kling_async.protocol.providers import Provider
+from kling_async.protocol.providers import KLING, Provider
 
 __all__ = ["Common", "Fields", "folder_for", "model_help"]
 
@@ -55,9 +55,17 @@ class Common:
         """The client that environment and options describe."""
         return KlingClient.from_env(self.provider, self.env(), **options)
 
-    def where(self) -> Provider:
-        """Whom `client` talks to."""
-        return environment.choose(self.env(), self.provider)[1]
+    def where(self, *, needs_key: bool = True) -> Provider:
+        """Whom `client` talks to; Kling, where nothing says and no key is needed."""
+        env = self.env()
+        if not needs_key and (named := environment.named(env, self.provider)) is not None:
+            return named
+        try:
+            return environment.choose(env, self.provider)[1]
+        except ConfigurationError:
+            if needs_key:
+                raise
+            return KLING
 
     def credentials(self) -> Credentials:
         """The credential `client` uses."""

@@ -11,11 +11,13 @@ import attrs
 from kling_async.batch import Item, Source
 from kling_async.batch.plan import USD_PER_UNIT, Plan
 from kling_async.cli.screen import Screen, duration
+from kling_async.instrumentation import Completed, Event
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import ConfigurationError, RequestError
-from kling_async.protocol.prices import Prices
+from kling_async.protocol.models import TaskStatus
+from kling_async.protocol.prices import Prices, plain
 
-__all__ = ["Preview", "is_agreed", "read_prices", "tell_bad_rows"]
+__all__ = ["Preview", "Settler", "is_agreed", "read_prices", "tell_bad_rows"]
 
 _MOST_PLACES = 5
 """Items that are named beside what is doubtful about them; of a thousand alike the first ones tell enough."""
@@ -40,11 +42,39 @@ def read_prices(path: Path | None) -> Prices | None:
 def tell_bad_rows(screen: Screen, source: Source, *, are_skipped: bool) -> None:
     """Tell what is wrong with the source: its bad rows first, then what is doubtful about it as a whole."""
     if source.problems:
-        screen.fail(RequestError(problems=source.problems), ended=not are_skipped)
-    if source.problems and are_skipped:
+        screen.fail(RequestError(problems=source.problems), ended=False)
+    if source.broken:
+        screen.complain("what stands behind that was not read: nothing is submitted and nothing is paid")
+    elif source.problems and are_skipped:
         screen.complain(f"{_counted(source.bad, 'row')} skipped, {len(source.items)} left")
+    elif source.problems:
+        rest = "; --skip-bad leaves them out" if source.items else ""
+        screen.complain(f"{_counted(source.bad, 'bad row')}: nothing is submitted and nothing is paid{rest}")
     for warning in source.warnings:
         screen.say(warning, "yellow")
+
+
+@attrs.frozen
+class Settler:
+    """Tells a budget what tasks of earlier runs came to cost that were still running when this one began.
+
+    Attributes:
+        budget: the budget.
+        running: their reservations, by external_task_id.
+    """
+
+    budget: Budget
+    running: dict[str, int]
+
+    def tell(self, event: Event) -> None:
+        """The client's hook."""
+        if not isinstance(event, Completed) or event.external_task_id not in self.running:
+            return
+        is_free = event.status in (TaskStatus.FAILED, TaskStatus.REFUSED)
+        told = event.units if event.provider is None or event.provider.account else None
+        self.budget.settle(
+            self.running.pop(event.external_task_id), (told or Decimal(0)) if is_free else told
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -84,7 +114,7 @@ class Preview:
     def cost(self) -> str:
         """What the new ones will cost."""
         plan, priced = self.plan, len(self.plan.new) - self.plan.unpriced
-        known = f"{plan.units.normalize():f} units"
+        known = f"{plain(plan.units)} units"
         if self.is_list_price:
             known += f" (about {plan.units * USD_PER_UNIT:.2f} USD at list price)"
         if not plan.unpriced:
@@ -113,8 +143,9 @@ class Preview:
     def _budget(self) -> str:
         assert self.budget is not None  # it is told of
         plan, budget = self.plan, self.budget
-        parts = [f"{_number(budget.limit)} units"]
-        parts += [f"{_number(budget.spent)} spent by earlier runs"] if budget.spent else []
+        parts = [f"{plain(budget.limit)} units"]
+        parts += [f"{plain(budget.spent)} spent by earlier runs"] if budget.spent else []
+        parts += [f"{plain(budget.reserved)} for what runs"] if budget.reserved else []
         parts += [f"no room for {plan.beyond} of them"] if plan.beyond else []
         parts += [f"{plan.refused} left out for want of a price"] if plan.refused else []
         return ", ".join(parts)
@@ -143,9 +174,20 @@ def is_agreed(screen: Screen, preview: Preview, *, yes: bool) -> bool:
             f"{_counted(len(preview.plan.new), 'video')} would be paid for, and nobody is there to be asked"
         )
         raise ConfigurationError(what, advice="give --yes to spend without a question, or --dry-run to look")
-    question = f"Make {_counted(len(preview.plan.new), 'video')}, cost {preview.cost()}? [y/N] "
+    what = _counted(len(preview.plan.new), "video")
+    cost = preview.cost()
+    question = (
+        f"Make {what} for {cost}? [y/N] " if preview.plan.units else f"Make {what} at a cost {cost}? [y/N] "
+    )
     screen.console.print(question, end="", markup=False)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        screen.console.print()
+        raise
+    if not answer.endswith("\n"):
+        screen.console.print()
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _short(places: Iterable[str]) -> Iterator[str]:
@@ -159,7 +201,3 @@ def _short(places: Iterable[str]) -> Iterator[str]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _number(units: Decimal) -> str:
-    return f"{units.normalize():f}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from kling_async.batch import Earlier, Item, compare
+from kling_async.batch import Earlier, Item, as_made, compare
 from kling_async.cli.progress import Running
 from kling_async.journal import FILE_NAME, Journal, Record
 from kling_async.protocol.errors import RequestError
@@ -26,7 +26,7 @@ class Again:
     """Which items that an earlier run ended without a video are made anew, by what they are called.
 
     Attributes:
-        failed: all that failed at Kling, where a failure is not charged.
+        failed: all that failed at Kling, which deducts units at success.
         keys: single ones, also those that Kling lost or that took too long, which may be charged twice.
         resend: single ones that may exist, which may be charged twice.
     """
@@ -43,11 +43,13 @@ class Resumption:
     Attributes:
         items: what is asked for.
         earlier: what the journal holds of it.
+        records: all that the journal holds.
         anew: what is made anew.
     """
 
     items: Sequence[Item] = ()
     earlier: Earlier = attrs.field(factory=lambda: Earlier((), frozenset(), ()))
+    records: Sequence[Record] = ()
     anew: Again = attrs.field(factory=Again)
     _again: frozenset[str] = attrs.field(
         init=False, default=attrs.Factory(lambda self: self._labels(self.anew.keys), takes_self=True)
@@ -153,13 +155,14 @@ async def look_back(folder: Path, items: Sequence[Item], anew: Again) -> Resumpt
             records = await journal.all()
         finally:
             await journal.aclose()
+    items = as_made(items, records)
     earlier = compare(items, records)
     labels = collections.Counter(row.label for row in earlier.rows if row is not None)
     for item, row in zip(items, earlier.rows, strict=True):
         if row is not None and labels[row.label] > 1 and item.name in (*anew.keys, *anew.resend):
             what = f"{item.name}: an earlier run called several items {row.label}"
             raise RequestError(what, advice="give them keys in a manifest")
-    return Resumption(items=items, earlier=earlier, anew=anew)
+    return Resumption(items=items, earlier=earlier, records=records, anew=anew)
 
 
 def _require_known(names: Sequence[str], asked: Mapping[str, Iterable[str]]) -> None:

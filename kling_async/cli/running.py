@@ -32,7 +32,7 @@ from kling_async.protocol.errors import (
     KlingError,
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
-from kling_async.protocol.prices import Prices
+from kling_async.protocol.prices import Prices, plain
 from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
 
@@ -55,16 +55,19 @@ class _Stream:
     stop_after_failures: int = 0
     failures: list[Completion] = attrs.field(factory=list[Completion])
     units: Decimal = Decimal(0)
-    in_a_row: int = 0
     beyond: int = 0
+    unpriced: int = 0
+    failures_in_a_row: int = 0
 
     @property
     def is_stopped(self) -> bool:
         """Whether so many failed in a row that nothing more is submitted."""
-        return 0 < self.stop_after_failures <= self.in_a_row
+        return 0 < self.stop_after_failures <= self.failures_in_a_row
 
     def _submissions(self, items: Sequence[Item]) -> Iterator[VideoRequest | tuple[str, VideoRequest]]:
         for item in items:
+            # of what is in flight then, some may still succeed: the reason to stop stays
+            self.failures_in_a_row = max(self.failures_in_a_row, self.progress.failed_in_a_row)
             if self.is_stopped:
                 return
             yield item.submission
@@ -94,13 +97,13 @@ class _Stream:
         document = completion_as_dict(done.key, done.task, path, done.error, resumed=done.resumed)
         item = done.task.external_task_id or f"#{done.index}"
         if isinstance(done.error, BudgetError):
-            self.beyond += 1
+            self.beyond += done.error.units is not None
+            self.unpriced += done.error.units is None
             if screen.is_json:
                 screen.result("", document)
             return
         if done.error is None:
-            self.in_a_row = 0
-            self.units += done.task.units or 0
+            self.units += (done.task.units or 0) if not done.resumed else 0
             if done.resumed:
                 progress.saved += 1
                 progress.resumed += 1
@@ -109,7 +112,6 @@ class _Stream:
                 screen.result(f"{mark}{path}", document)
             return
         self.failures.append(done)
-        self.in_a_row += not done.resumed
         progress.failed.add(item)
         if done.task.status is TaskStatus.GIVEN_UP:
             progress.running[item] = Running(done.key, done.task.task_id, time.monotonic())
@@ -132,18 +134,26 @@ class _Stream:
         parts = [f"{saved} done{there}"]
         parts += [f"{len(told)} failed"] if told else []
         parts += [f"{idle} not submitted"] if idle else []
-        cost = f"; {self.units.normalize():f} units" if self.units else ""
+        cost = f"; {plain(self.units)} units" if self.units else ""
         screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{cost}")
         if self.beyond and self.budget is not None:
-            left = max(self.budget.left, Decimal(0)).normalize()
-            screen.complain(f"the budget had no room for {self.beyond}: {left:f} units are left of it")
+            left = plain(max(self.budget.left, Decimal(0)))
+            screen.complain(f"the budget had no room for {self.beyond}: {left} of its units are left")
+        if self.unpriced:
+            screen.complain(
+                f"{self.unpriced} left out for want of a price: see --prices and --allow-unpriced"
+            )
         if self.is_stopped:
-            screen.complain(f"stopped after {self.in_a_row} failures in a row: see --stop-after-failures")
+            screen.complain(
+                f"stopped after {self.failures_in_a_row} failures in a row: see --stop-after-failures"
+            )
         for each in told:
             if each.error is not None:
                 screen.complain(f"  {each.key}: {reason(each.error)}")
         if failure is not None:
             screen.fail(failure)
+            if isinstance(failure, _OF_ALL):
+                screen.complain(f"what is wrong is told by: {self.common.again('doctor')}", exact=True)
         for line in _advice(told):
             screen.complain(line)
         if progress.running:
@@ -247,7 +257,8 @@ async def tell_interruption(common: Common, progress: Progress, kling: KlingClie
     counts += [f"{len(progress.failed)} failed"] if progress.failed else []
     counts += [f"{len(progress.running)} running at Kling"] if progress.running else []
     counts += [f"{len(lost)} whose answer was lost and may exist"] if lost else []
-    counts += [f"{progress.waiting} not submitted"] if progress.waiting else []
+    waiting = max(0, progress.waiting - len(lost))
+    counts += [f"{waiting} not submitted"] if waiting else []
     screen.complain("Run the same command again to go on.")
     screen.say(f"interrupted: {', '.join(counts)}")
     tell_pick_up(common, progress, running, to)
@@ -293,7 +304,7 @@ def completion_as_dict(
 def _advice(failures: Sequence[Completion]) -> Iterator[str]:
     """What can be done about each sort of failure."""
     if any(each.task.status is TaskStatus.FAILED for each in failures):
-        yield "a failed generation is not charged; with --retry-failed the same command makes it again"
+        yield "Kling deducts units at success; with --retry-failed the same command makes them again"
     for each in failures:
         key = shlex.quote(each.key)
         match each.task.status:

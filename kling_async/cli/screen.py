@@ -80,8 +80,10 @@ class Screen:
             return
         try:
             print(line, flush=True)
-        except BrokenPipeError:
-            # whoever read has left; what is paid for is brought home all the same
+        except OSError as error:
+            # whoever read has left, or the disk is full; what is paid for is brought home all the same
+            if not isinstance(error, BrokenPipeError):
+                self.complain(f"stdout cannot be written: {error.strerror or error}", "red")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def tasks(self, tasks: Iterable[Task]) -> None:

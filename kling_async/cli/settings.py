@@ -57,7 +57,7 @@ def read_settings(common: Common, tell: Tell) -> Settings | None:
             tell(Line("base URL", unsigned(url)))
         tell(Line("settings", error.what, "wrong", error.advice or "correct it"))
         return None
-    for line in (*_keys(env, provider, common), *_where(env, provider, common)):
+    for line in (*_keys(env, provider, common, credentials), *_where(env, provider, common)):
         tell(line)
     proxy = proxy_for(provider.base_url, env)
     way = _way(env, provider, proxy)
@@ -71,11 +71,13 @@ def read_settings(common: Common, tell: Tell) -> Settings | None:
     return Settings(credentials=credentials, provider=provider, proxy=proxy, ssl=ssl)
 
 
-def _keys(env: Mapping[str, str], provider: Provider, common: Common) -> Iterator[Line]:
+def _keys(
+    env: Mapping[str, str], provider: Provider, common: Common, credentials: Credentials
+) -> Iterator[Line]:
     """The key that is used, and each that is not."""
     used = variables(env, provider)
     kind = "an API key" if len(used) == 1 else "an access key and its secret"
-    lengths = " and ".join(str(len(env[name].strip(AROUND))) for name in used)
+    lengths = " and ".join(str(len(part)) for part in attrs.astuple(credentials))
     yield Line(
         "key", f"{' and '.join(used)}: {kind} of {lengths} characters{_source(used[0], common)}", "good"
     )

@@ -15,7 +15,7 @@ __all__ = ["require_renderer", "simulate"]
 
 _KEY = "sim-key"
 _FAULT_HELP = (
-    "what goes wrong, repeatable: operation:kind and name=value, as create:lost_reply_after p=0.1. "
+    "what goes wrong, repeatable: operation:kind and name=value, as 'create:lost_reply_after p=0.1'. "
     f"Operations: create, query, list, account, download, callback, any. Kinds: {', '.join(FAULTS)}."
 )
 _VARIABLES = {

@@ -1,29 +1,34 @@
 """What may be spent, what is spent and what is on its way: the accounting alone."""
 
+import itertools
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
 from kling_async.protocol.errors import ConfigurationError
-from kling_async.protocol.prices import Prices
+from kling_async.protocol.prices import Prices, plain
 
 __all__ = ["Budget"]
 
 
 class Budget:
-    """What a stream, or several that share it, may spend.
+    """What a stream, or several that share it, may spend on what they submit.
 
-    A request is started only if its estimate fits. What is in flight counts with its estimate until Kling
-    tells what it deducted; a failure, which Kling does not charge, gives its estimate back; what may exist,
-    got lost or was given up counts as spent. So the limit is crossed only where Kling deducts more than its
-    price page says. What an earlier run paid for a request of the stream counts when its turn comes.
+    A request is submitted only if its estimate fits. What is in flight counts with its estimate until Kling
+    tells what it deducted; a failure gives its estimate back, for units are deducted at success; what may
+    exist, got lost, was given up, or was still running when its client was closed counts as spent. So the
+    limit is crossed only where Kling deducts more than its price page says.
+
+    What an earlier run paid does not count, nor what somebody else has in flight under the same key: tell it
+    with *spent*. ``kling-async batch --budget`` does so with all that its folder's journal holds.
 
     Args:
-        units: the limit, at least 0: in Kling's units, or in whatever *prices* are in.
-        prices: your own, which win over the built-in ones; on a gateway there are no others.
-        allow_unpriced: start also what no price is known of. It counts from when its units are told.
+        units: the limit, at least 0: in Kling's units; at a gateway, in whatever *prices* are in.
+        prices: your own, which win over the built-in ones; at a gateway there are no others.
+        allow_unpriced: submit also what no price is known of. It counts from when its units are told.
+        spent: what is spent already.
 
     Raises:
-        ConfigurationError: *units* is no number, or below 0.
+        ConfigurationError: *units* or *spent* is no number, or below 0.
     """
 
     def __init__(
@@ -32,38 +37,35 @@ class Budget:
         *,
         prices: Prices | None = None,
         allow_unpriced: bool = False,
+        spent: Decimal | float | str = 0,
     ) -> None:
-        try:
-            self.limit = Decimal(str(units))
-        except InvalidOperation:
-            raise ConfigurationError(f"a budget is a number of units, not {units!r}") from None
-        if not self.limit.is_finite() or self.limit < 0:
-            raise ConfigurationError(f"a budget is a number of units from 0, not {units!r}")
+        self.limit = _amount(units)
         self.prices = prices
         self.allow_unpriced = allow_unpriced
-        self._spent: dict[str, Decimal] = {}
-        self._reserved: dict[str, Decimal] = {}
-        self._sum_spent = self._sum_reserved = Decimal(0)
+        self._spent = _amount(spent)
+        self._held: dict[int, Decimal] = {}
+        self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
 
     def __repr__(self) -> str:
         """The figures."""
-        return f"<Budget {self.limit} units: {self.spent} spent, {self.reserved} reserved>"
+        figures = f"{plain(self.spent)} spent, {plain(self.reserved)} reserved"
+        return f"<Budget {plain(self.limit)} units: {figures}>"
 
     @property
     def spent(self) -> Decimal:
         """Units of what has ended, and the estimates of what ended without telling its units."""
-        return self._sum_spent
+        return self._spent
 
     @property
     def reserved(self) -> Decimal:
         """The estimates of what is in flight."""
-        return self._sum_reserved
+        return sum(self._held.values(), Decimal(0))
 
     @property
     def left(self) -> Decimal:
         """Units that may still be reserved; below 0 where Kling deducted more than was estimated."""
-        return self.limit - self._sum_spent - self._sum_reserved
+        return self.limit - self._spent - self.reserved
 
     def fits(self, units: Decimal) -> bool:
         """Whether *units* more may be reserved now."""
@@ -71,20 +73,23 @@ class Budget:
 
     def may_fit(self, units: Decimal) -> bool:
         """Whether *units* more fit if all that is in flight should cost nothing."""
-        return units <= self.limit - self._sum_spent
+        return units <= self.limit - self._spent
 
-    def reserve(self, name: str, units: Decimal) -> None:
-        """The task *name* is about to be submitted, and is thought to cost *units*."""
-        self._forget(name)
-        self._reserved[name] = units
-        self._sum_reserved += units
+    def reserve(self, units: Decimal) -> int:
+        """A task is about to be submitted, and is thought to cost *units*; returns what settles it."""
+        number = next(self._numbers)
+        self._held[number] = units
+        return number
 
-    def settle(self, name: str, units: Decimal) -> None:
-        """The task *name* has ended, and cost *units*; whoever waits may ask again."""
-        self._forget(name)
-        if units:
-            self._spent[name] = units
-            self._sum_spent += units
+    def settle(self, number: int, units: Decimal | None) -> None:
+        """The task of a reservation has ended, and cost *units*, None: its estimate; who waits may ask again.
+
+        The first word counts: it is asked once for each reservation.
+        """
+        estimate = self._held.pop(number, None)
+        if estimate is None:
+            return
+        self._spent += estimate if units is None else units
         waiting, self._waiting = self._waiting, []
         for wake in waiting:
             wake()
@@ -93,6 +98,12 @@ class Budget:
         """Call *wake* once, when something in flight has ended."""
         self._waiting.append(wake)
 
-    def _forget(self, name: str) -> None:
-        self._sum_spent -= self._spent.pop(name, Decimal(0))
-        self._sum_reserved -= self._reserved.pop(name, Decimal(0))
+
+def _amount(units: Decimal | float | str) -> Decimal:
+    try:
+        amount = Decimal(str(units))
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise ConfigurationError(f"a budget is a number of units from 0, not {units!r}")
+    return amount

@@ -22,6 +22,10 @@ _DECISIVE: Final = frozenset({"model", "model_name", "mode", "duration", "sound"
 """What the map goes by; where `extra_body` holds one of them, nothing can be said."""
 
 
+_OURS: Final = frozenset({ImageToVideo.endpoint, MultiImageToVideo.endpoint})
+"""The endpoints that this package speaks."""
+
+
 @attrs.frozen
 class Finding:
     """Something about a request that is refused, or doubted.
@@ -95,19 +99,21 @@ class Capabilities:
 
     Attributes:
         models: by name, the oldest first.
-        multi_image: the models of multi-image2video.
-        multi_source: where those stand.
+        multi_source: where the models of multi-image2video stand.
         words: the words that documentation knows, by dotted field.
         words_source: where those stand, and what else holds for every model.
         readings: what providers read otherwise, by name or dialect and endpoint.
     """
 
     models: Mapping[str, Model]
-    multi_image: tuple[str, ...]
     multi_source: str
     words: Mapping[str, Sequence[str]]
     words_source: str
     readings: Mapping[tuple[str, str], Reading]
+
+    def of(self, endpoint: str) -> list[Model]:
+        """The models that an endpoint takes, the oldest first."""
+        return [model for model in self.models.values() if endpoint in model.endpoints]
 
     @classmethod
     def from_mapping(cls, data: Mapping[str, Any]) -> "Capabilities":
@@ -118,11 +124,9 @@ class Capabilities:
             ValueError: a cell has too few or too many letters, or another one.
         """
         sources = data["sources"]
-        multi = data["multi-image2video"]
         return cls(
             models={name: Model.from_mapping(name, table, sources) for name, table in data["models"].items()},
-            multi_image=tuple(multi["models"]),
-            multi_source=sources[multi["source"]],
+            multi_source=sources[data["multi-image2video"]["source"]],
             words=data["words"],
             words_source=sources["create"],
             readings={
@@ -135,43 +139,51 @@ class Capabilities:
     def findings(self, request: VideoRequest, provider: Provider) -> list[Finding]:
         """What the map says about *request*, errors and doubts, in the order of its rules.
 
-        A model that is not in the map has no finding of it, only those of the provider. `extra_body` is never
-        looked into, and where it sets what the map goes by (model, mode, duration, sound), nothing is said.
+        A model that is not in the map has no finding of it, only those of the provider. What `extra_body`
+        sets is never judged, and where it sets what the map goes by (model, mode, duration, sound), the map
+        says nothing.
 
         Args:
             request: its shape is in order, or it could not have been made.
             provider: where it shall go.
         """
-        if request.extra_body and not _DECISIVE.isdisjoint(request.extra_body):
-            return []
         found: list[Finding] = []
+        extra = request.extra_body or {}
         model = self.models.get(request.model_name)
-        if model is not None:
+        if model is not None and _DECISIVE.isdisjoint(extra):
+            found += self._endpoint(model, request)
+            if _OURS.isdisjoint(model.endpoints):
+                return found
             found += self._basics(model, request)
             if isinstance(request, ImageToVideo):
                 found += self._features(model, request)
                 found += self._references(model, request)
         if reading := self.reading(provider, request.endpoint):
             found += reading.findings(request, provider.name)
-        return found
+        return [each for each in found if each.field not in extra]
 
     def reading(self, provider: Provider, endpoint: str) -> Reading | None:
         """How *provider* reads requests to *endpoint*, where that is not as the map says."""
         own = self.readings.get((provider.name, endpoint))
         return own or self.readings.get((provider.dialect, endpoint))
 
+    def _endpoint(self, model: Model, request: VideoRequest) -> Iterator[Finding]:
+        """Whether the endpoint takes the model, and whether it may still be had."""
+        names = _or([each.name for each in self.of(request.endpoint) if _is_offered(each, request.endpoint)])
+        if _OURS.isdisjoint(model.endpoints):
+            message = f"belongs to {_or(model.endpoints)}, which this package does not speak: take {names}"
+            yield Finding("model_name", "error", message, model.source)
+        elif request.endpoint not in model.endpoints:
+            message = f"is not documented for {request.endpoint}, only {names} is"
+            yield Finding("model_name", "warning", message, self.multi_source)
+        elif not _is_offered(model, request.endpoint):
+            yield Finding("model_name", "warning", f"{model.retired}: take {names}", model.retired_source)
+
     def _basics(self, model: Model, request: VideoRequest) -> Iterator[Finding]:
-        """Model, mode, duration, and words that nobody documents."""
-        if isinstance(request, MultiImageToVideo):
-            if model.name not in self.multi_image:
-                message = f"is not documented for {request.endpoint}, only {_or(self.multi_image)} is"
-                yield Finding("model_name", "warning", message, self.multi_source)
-        elif model.retired:
-            current = _or([each.name for each in self.models.values() if not each.retired])
-            yield Finding("model_name", "warning", f"{model.retired}: take {current}", model.retired_source)
-        yield from self._mode(model, request.mode)
+        """Mode, duration, and words that nobody documents."""
+        yield from self._mode(model, request)
         if request.duration is not None and request.duration not in model.durations:
-            others = self._others(lambda each: request.duration in each.durations)
+            others = self._others(request.endpoint, lambda each: request.duration in each.durations)
             message = f"must be {_or(model.durations)} with {model.name}{others}"
             yield Finding("duration", "error", message, model.source)
         for field, known in self.words.items():
@@ -180,7 +192,8 @@ class Capabilities:
                 message = f"is {word[:40]!r}, a word that no documentation knows: give {_or(known)}"
                 yield Finding(field, "warning", message, self.words_source)
 
-    def _mode(self, model: Model, mode: str | None) -> Iterator[Finding]:
+    def _mode(self, model: Model, request: VideoRequest) -> Iterator[Finding]:
+        mode = request.mode
         if mode is None or mode in model.modes:
             return
         letter = model.mode.letters.get((mode, ""))
@@ -188,7 +201,7 @@ class Capabilities:
             message = f"{mode} may be refused or ignored by {model.name}: {model.mode.note}"
             yield Finding("mode", "warning", message, model.mode.source)
         elif letter == "-":
-            others = self._others(lambda each: mode in each.modes)
+            others = self._others(request.endpoint, lambda each: mode in each.modes)
             need = f"must be {_or(model.modes)}" if model.modes else "must be left out"
             yield Finding("mode", "error", f"{need} with {model.name}{others}", model.mode.source)
 
@@ -196,7 +209,7 @@ class Capabilities:
         """Everything that a model takes in some modes and durations, or not at all."""
         mode, seconds = request.mode or "std", request.duration or "5"
         at = (mode if mode in model.modes else "", seconds if seconds in model.durations else "")
-        silent = ""
+        silent = _silent(model, request)
         for feature, field in _used(request):
             cell = model.cells[feature]
             letter = cell.letters[at]
@@ -205,8 +218,6 @@ class Capabilities:
             elif letter == "?":
                 message = f"may be refused or ignored by {model.name}: {cell.note}"
                 yield Finding(field, "warning", message, cell.source)
-            elif letter == "s":
-                silent = field
             elif cell.only and _word(request, f"{field}.type") in set(self.words[f"{field}.type"]).difference(
                 cell.only
             ):
@@ -224,20 +235,29 @@ class Capabilities:
 
     def _references(self, model: Model, request: ImageToVideo) -> Iterator[Finding]:
         """What prompts refer to must be given, and voices are heard."""
-        speaks = bool(request.voice_list)
+        speaks, extra = bool(request.voice_list), request.extra_body or {}
         for field, prompt in _prompts(request):
             if "<<<" not in prompt:
                 continue
             for name, number in dict.fromkeys(_REFERENCE.findall(prompt)):
                 given = (request.voice_list if name == "voice" else request.element_list) or ()
                 speaks = speaks or name == "voice"
-                if not 1 <= int(number) <= len(given):
-                    entries = "entry" if len(given) == 1 else "entries"
-                    what = f"refers to <<<{name}_{number}>>>"
-                    message = f"{what}, and {name}_list has {len(given) or 'no'} {entries}"
-                    yield Finding(field, "error", message, self.words_source)
+                if f"{name}_list" in extra or 1 <= int(number) <= len(given):
+                    continue
+                what = f"refers to <<<{name}_{number}>>>"
+                entries = "entry" if len(given) == 1 else "entries"
+                message = (
+                    f"{what}, and {name}_list has {len(given) or 'no'} {entries}: give it, or take it out"
+                )
+                if model.cells[f"{name}_list"].letters["", ""] == "-":
+                    message = f"{what}, and {model.name} takes no {name}_list: take it out"
+                yield Finding(field, "error", message, self.words_source)
+        if request.multi_prompt and request.prompt:
+            message = "is ignored where the shots are customized: write it into their prompts"
+            yield Finding("prompt", "warning", message, self.words_source)
         # who cannot have a voice at all is not told to turn on the sound
-        if speaks and request.sound in (None, "off") and model.cells["voice_list"].letters["", ""] != "-":
+        can_speak = model.cells["voice_list"].letters["", ""] != "-" and not _silent(model, request)
+        if speaks and request.sound in (None, "off") and can_speak:
             yield Finding("sound", "error", "must be on for a voice to be heard", self.words_source)
 
     def _remedy(self, model: Model, feature: str, at: tuple[str, str]) -> str:
@@ -260,12 +280,16 @@ class Capabilities:
                 return f"alone is not taken by {name}: give image too{also and f', which {also}'}"
         if cell.note and cell.letters["", ""] == "-":
             return f"is not taken by {name}: {cell.note}"
-        return f"is not taken by {name}{self._others(lambda each: any(each.cells[feature].taken()))}"
+        perhaps = [f"mode {a}, duration {b}" for a, b in cell.taken("?") if a and b]
+        if perhaps:
+            return f"is not taken by {name}, but perhaps with {_or(perhaps)}"
+        others = self._others(ImageToVideo.endpoint, lambda each: any(each.cells[feature].taken()))
+        return f"is not taken by {name}{others}"
 
-    def _others(self, does: Callable[[Model], bool]) -> str:
+    def _others(self, endpoint: str, does: Callable[[Model], bool]) -> str:
         """Which models do what one does not, as the end of a clause; retired ones for want of others."""
-        able = [each for each in self.models.values() if does(each)]
-        current = [each.name for each in able if not each.retired]
+        able = [each for each in self.of(endpoint) if does(each)]
+        current = [each.name for each in able if _is_offered(each, endpoint)]
         if current:
             return f"; {_or(current)} takes it"
         if able:
@@ -295,7 +319,19 @@ def _used(request: ImageToVideo) -> Iterator[tuple[str, str]]:
         yield "voice_list", "voice_list"
 
 
-_REFERENCE: Final = re.compile(r"<<<(voice|element)_([0-9]{1,4})>>>")
+def _silent(model: Model, request: ImageToVideo) -> str:
+    """The field for which *model* makes a silent video; empty where it need not."""
+    mode, seconds = request.mode or "std", request.duration or "5"
+    at = (mode if mode in model.modes else "", seconds if seconds in model.durations else "")
+    return next((field for name, field in _used(request) if model.cells[name].letters[at] == "s"), "")
+
+
+def _is_offered(model: Model, endpoint: str) -> bool:
+    """Whether *model* may be had; multi-image2video has no other, whatever is told of it elsewhere."""
+    return not model.retired or endpoint == MultiImageToVideo.endpoint
+
+
+_REFERENCE: Final = re.compile(r"<<<(voice|element)_([0-9]{1,9})>>>")
 """How a prompt refers to an entry of a list, counted from 1."""
 
 

@@ -44,9 +44,9 @@ class Cell:
     note: str = ""
     only: tuple[str, ...] = ()
 
-    def taken(self) -> Iterator[tuple[str, str]]:
-        """The modes and durations that are taken without a doubt."""
-        return (at for at, letter in self.letters.items() if letter in "Ys")
+    def taken(self, letters: str = "Ys") -> Iterator[tuple[str, str]]:
+        """The modes and durations that have one of *letters*; left out, those taken without a doubt."""
+        return (at for at, letter in self.letters.items() if letter in letters)
 
 
 @attrs.frozen
@@ -61,6 +61,7 @@ class Model:
         mode: the cell of its modes.
         cells: by feature, see `FEATURES`.
         source: where the map stands.
+        endpoints: the kinds of task that take it.
         retired: why it may no longer be had; empty for a current model.
         retired_source: where that stands.
     """
@@ -72,6 +73,7 @@ class Model:
     mode: Cell
     cells: Mapping[str, Cell]
     source: str
+    endpoints: tuple[str, ...] = ("image2video",)
     retired: str = ""
     retired_source: str = ""
 
@@ -102,6 +104,7 @@ class Model:
             mode=mode,
             cells={feature: _cell(table[feature], columns, sources, source) for feature in FEATURES},
             source=sources[source],
+            endpoints=tuple(table.get("endpoints", ["image2video"])),
             retired=retired["note"] if retired else "",
             retired_source=sources[retired["source"]] if retired else "",
         )

@@ -10,6 +10,10 @@ from kling_async.protocol.errors import Problem
 __all__ = ["is_between", "is_http_url", "is_whole", "listed", "members", "picture", "text", "unsigned"]
 
 
+_HALF_PAIR = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+"""What Python makes of bytes that are no text, in names of files and elsewhere; it cannot be sent."""
+
+
 def text(field: str, value: Any, *, limit: int | None = None, required: bool = False) -> Iterator[Problem]:
     """Text of at most *limit* characters; *required*: there, and not empty."""
     if value is None and not required:
@@ -20,6 +24,8 @@ def text(field: str, value: Any, *, limit: int | None = None, required: bool = F
         yield Problem(field, "must not be empty")
     elif limit is not None and len(value) > limit:
         yield Problem(field, f"must be at most {limit} characters, not {len(value)}")
+    elif not value.isascii() and _HALF_PAIR.search(value):
+        yield Problem(field, "holds half a surrogate pair, which is no text: correct it")
 
 
 def is_http_url(value: Any) -> TypeGuard[str]:

@@ -9,7 +9,7 @@ from kling_async.protocol.auth import AROUND, AccessKey, APIKey, Credentials
 from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.providers import PROVIDERS, Provider, new_api
 
-__all__ = ["ACCESS", "SECRET", "at_host", "choose", "proxy_for", "variables"]
+__all__ = ["ACCESS", "SECRET", "at_host", "choose", "named", "proxy_for", "variables"]
 
 ACCESS: Final = ("KLING_ACCESS_KEY", "KLINGAI_ACCESS_KEY")
 SECRET: Final = ("KLING_SECRET_KEY", "KLINGAI_SECRET_KEY")
@@ -26,16 +26,27 @@ def choose(env: Mapping[str, str], provider: str | None = None) -> tuple[Credent
         ConfigurationError: no key, keys of several providers and no choice, an access key without its secret,
             an unknown provider.
     """
-    base_url = env.get("KLING_BASE_URL", "").strip(AROUND)
-    name = (provider or env.get("KLING_PROVIDER", "")).strip(AROUND).lower()
-    chosen = _named(name, base_url) if name else at_host(base_url)
+    chosen = named(env, provider)
     if chosen is not None:
         credentials = _found(env, chosen)
         if credentials is None:
             raise ConfigurationError(f"no key for {chosen.name}", advice=f"set {_wanted(chosen)}")
-    else:
-        credentials, chosen = _only(env)
+        return credentials, chosen
+    credentials, chosen = _only(env)
+    base_url = env.get("KLING_BASE_URL", "").strip(AROUND)
     return credentials, chosen.at(base_url) if base_url else chosen
+
+
+def named(env: Mapping[str, str], provider: str | None = None) -> Provider | None:
+    """The provider that is chosen by name or by its own host; None: the keys decide.
+
+    Raises:
+        ConfigurationError: it is unknown, or its base URL is none.
+    """
+    base_url = env.get("KLING_BASE_URL", "").strip(AROUND)
+    name = (provider or env.get("KLING_PROVIDER", "")).strip(AROUND).lower()
+    chosen = _named(name, base_url) if name else at_host(base_url)
+    return chosen.at(base_url) if chosen is not None and base_url else chosen
 
 
 def _named(name: str, base_url: str) -> Provider:

@@ -34,6 +34,7 @@ line: what happened, to which item, whether money was spent, what to do.
 
 import enum
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self
 
 import attrs
@@ -377,8 +378,13 @@ class DownloadError(KlingError):
 
 
 class BudgetError(KlingError):
-    """The next item would cross the budget."""
+    """The request would cross the budget, or nobody knows what it costs.
 
+    Attributes:
+        units: what it would cost; None: unknown.
+    """
+
+    units: Decimal | None = None
     advice = "raise the budget"
 
 

@@ -161,6 +161,7 @@ class Header:
         height: pixels as stored; 0 where unreadable.
         problems: why Kling would refuse it, clauses without a subject.
         warnings: what is doubtful about it, clauses without a subject.
+        turned: EXIF asks for a quarter turn; told of a start frame alone, whose masks it concerns.
     """
 
     format: str
@@ -168,6 +169,7 @@ class Header:
     height: int = 0
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    turned: bool = False
 
 
 def check(reader: BinaryIO, size: int, *, field: str = "image") -> Header:
@@ -191,6 +193,11 @@ def check(reader: BinaryIO, size: int, *, field: str = "image") -> Header:
     # 2.0 reads JPEG segments by their lengths, however many stand before the frame header. Rotation is of no
     # interest: every rule here is the same for both sides. What fails is told as -1.
     width, height = (max(side, 0) for side in imagesize.get(reader, exif_rotation=False))
+    turned = (
+        field == "image"
+        and kind == "JPEG"
+        and imagesize.get(reader, exif_rotation=True)[0] not in (width, -1)
+    )
     measured, whole = width > 0 and height > 0, _has_end(reader, size, kind)
     warnings: list[str] = []
     if not measured and not whole:
@@ -205,7 +212,7 @@ def check(reader: BinaryIO, size: int, *, field: str = "image") -> Header:
         if max(width, height) > 2.5 * min(width, height):
             told = warnings if field == "image_tail" else problems
             told.append(f"is {width} x {height} px: the aspect ratio must be from 1:2.5 to 2.5:1")
-    return Header(kind, width, height, tuple(problems), tuple(warnings))
+    return Header(kind, width, height, tuple(problems), tuple(warnings), turned)
 
 
 def _unfit(kind: str, size: int) -> Iterator[str]:

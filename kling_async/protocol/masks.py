@@ -2,7 +2,7 @@
 
 A mask has the picture's aspect ratio, all masks are of one resolution, and trajectories stay inside the
 picture (API reference, image2video: create); a task whose mask does not fit fails. Sizes are those stored.
-What Kling does to a picture that EXIF turns is not known, so a mask that fits the turned one is only doubted.
+What Kling does to a picture that EXIF turns is not known, so whatever is drawn for one is doubted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,24 @@ __all__ = ["misfits"]
 _SOURCE: Final = "API reference, image2video: create, November 2026"
 
 
-def misfits(request: VideoRequest, sizes: Mapping[str, tuple[int, int]]) -> Iterator[Finding]:
+def misfits(
+    request: VideoRequest, sizes: Mapping[str, tuple[int, int]], *, turned: bool = False
+) -> Iterator[Finding]:
     """Masks and points of *request* that do not fit, as far as *sizes* tell.
 
     Args:
         request: only `ImageToVideo` has masks.
         sizes: width and height of pictures, pixels, by dotted field.
+        turned: whether EXIF turns the picture by a quarter.
     """
     if not isinstance(request, ImageToVideo) or (request.static_mask is None and not request.dynamic_masks):
         return
     first = ""
     picture = sizes.get("image")
+    if turned:
+        message = "is turned by EXIF: masks and points may not fit what Kling sees; save the picture upright"
+        yield Finding("image", "warning", message, _SOURCE)
+        picture = None
     fields = [
         "static_mask",
         *(f"dynamic_masks[{each}].mask" for each in range(len(request.dynamic_masks or ()))),
@@ -52,11 +59,7 @@ def _shape(field: str, size: tuple[int, int], picture: tuple[int, int]) -> Itera
     if not misfit:
         return
     told = f"is {_px(size)}, the picture {_px(picture)}"
-    width, height = picture
-    if _misfit(size, (height, width)) < 1:
-        message = f"{told}: it fits only if the picture is turned (EXIF); save the picture upright"
-        yield Finding(field, "warning", message, _SOURCE)
-    elif misfit < 1:
+    if misfit < 1:
         message = f"{told}: the aspect ratios differ by a rounding; give it the picture's size"
         yield Finding(field, "warning", message, _SOURCE)
     else:
@@ -79,13 +82,7 @@ def _points(request: ImageToVideo, picture: tuple[int, int]) -> Iterator[Finding
             message = (
                 f"({point.x}, {point.y}) is outside the picture: x from 0 to {width - 1}, y to {height - 1}"
             )
-            turned = 0 <= point.x < height and 0 <= point.y < width
-            yield Finding(
-                f"dynamic_masks[{place}].trajectories[{number}]",
-                "warning" if turned else "error",
-                f"{message}; it fits only if the picture is turned (EXIF)" if turned else message,
-                _SOURCE,
-            )
+            yield Finding(f"dynamic_masks[{place}].trajectories[{number}]", "error", message, _SOURCE)
             break
 
 

@@ -77,6 +77,10 @@ def bare_png(raw: bytes) -> tuple[bytes, bytes]:
     raise ValueError("is cut off or damaged: it lacks the end mark of PNG: export it anew")
 
 
+_WHOLE_NUMBERS = {3: "H", 4: "I"}
+"""SHORT, which the orientation is to be, and LONG, which some write."""
+
+
 def orientation(exif: bytes) -> int:
     """How a picture is to be turned (EXIF 2.32, 4.6.4: tag 0x0112 of the first directory); 1: not at all.
 
@@ -88,7 +92,11 @@ def orientation(exif: bytes) -> int:
         (at,) = struct.unpack_from(f"{order}I", tiff, 4)
         (entries,) = struct.unpack_from(f"{order}H", tiff, at)
         for entry in range(entries):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at + 2 + 12 * entry)
-            if (tag, kind) == (0x0112, 3) and 1 <= value <= 8:
+            place = at + 2 + 12 * entry
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, place)
+            if tag != 0x0112 or kind not in _WHOLE_NUMBERS:
+                continue
+            (value,) = struct.unpack_from(f"{order}{_WHOLE_NUMBERS[kind]}", tiff, place + 8)
+            if 1 <= value <= 8:
                 return int(value)
     return 1

@@ -379,9 +379,9 @@ def _mask_problems(field: str, mask: DynamicMask) -> Iterator[Problem]:
     yield from checks.listed(f"{field}.trajectories", mask.trajectories, Point, 2, 77, required=True)
     for place, point in checks.members(mask.trajectories, Point):
         for axis, value in (("x", point.x), ("y", point.y)):
-            if not isinstance(value, int) or isinstance(value, bool):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 yield Problem(
-                    f"{field}.trajectories[{place}].{axis}", f"must be a whole pixel, not {value!r}"
+                    f"{field}.trajectories[{place}].{axis}", f"must be a whole pixel from 0, not {value!r}"
                 )
 
 

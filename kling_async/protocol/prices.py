@@ -14,7 +14,7 @@ import attrs
 from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRequest
 
-__all__ = ["Prices"]
+__all__ = ["Prices", "plain"]
 
 Rates = Mapping[tuple[str, str, str, str], Decimal]
 """Units per second by endpoint, model, what is heard, and mode."""
@@ -30,6 +30,11 @@ _MOST: Final = 1_000_000
 """No rate is larger: what is, is a slip, and its product with seconds might be no number."""
 
 _SHAPE: Final = 'give a rate like ["kling-v2-6"] and below it silent = { std = 0.3, pro = 0.5 }'
+
+
+def plain(units: Decimal) -> str:
+    """*units* as people write them, without zeros at the end: ``9.6``, ``5``, ``100``."""
+    return f"{units.normalize():f}"
 
 
 @attrs.frozen

@@ -74,7 +74,7 @@ def _checked(base_url: str, prefix: str) -> str:
     except ValueError as error:
         raise ConfigurationError("the base URL cannot be read", advice=_EXAMPLE) from error
     if parts.scheme not in {"http", "https"} or not host:
-        raise ConfigurationError("the base URL has no scheme or no host", advice=_EXAMPLE)
+        raise ConfigurationError("the base URL does not begin with https:// and a host", advice=_EXAMPLE)
     if "@" in parts.netloc:
         raise ConfigurationError("the base URL holds a user name or a password", advice=_EXAMPLE)
     if "?" in text or "#" in text or "\\" in text or any(sign <= " " for sign in text):

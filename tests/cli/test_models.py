@@ -34,16 +34,16 @@ def no_provider_set(monkeypatch: pytest.MonkeyPatch):
 def test_a_line_for_each_model(capsys):
     """In a pipe: name, what it takes, rates and usual time, with tabs; the newest model first."""
     lines = [line.split("\t") for line in shown(capsys)]
-    assert [cells[0] for cells in lines[:9]] == list(capabilities().models)[::-1]
+    assert [cells[0] for cells in lines[:9]] == [model.name for model in capabilities().of("image2video")][
+        ::-1
+    ]
     assert lines[1] == [
         "kling-v2-6",
         "std 720p, pro 1080p; 5 or 10 s; end frame: pro silent; sound: pro; voices: pro",
         "silent: std 0.3, pro 0.5; sound: pro 1.0; voice: pro 1.2",
         "1 min 30 s",
     ]
-    assert lines[0][1].startswith(
-        "std 720p, pro 1080p, 4k; 3 to 15 s; end frame; end frame alone; sound; voices"
-    )
+    assert lines[0][1].startswith("std 720p, pro 1080p, 4k; 3 to 15 s; end frame; sound; voices")
     assert lines[7][1].endswith("masks: pro 5 s doubted; camera: pro 5 s simple; cfg_scale")
     assert lines[8][1:] == [
         (
@@ -54,7 +54,10 @@ def test_a_line_for_each_model(capsys):
         "2 min 44 s",
     ]
     assert lines[9:] == [
-        ["image2video aspect_ratio: is no field of image2video: the video has the picture's shape"]
+        ["kling-3.0-turbo belongs to the new API, which this package does not speak"],
+        ["kling-v3-omni belongs to omni-video, which this package does not speak"],
+        ["kling-video-o1 belongs to omni-video, which this package does not speak"],
+        ["image2video aspect_ratio: is no field of image2video: the video has the picture's shape"],
     ]
 
 
@@ -82,23 +85,31 @@ def test_json_tells_every_cell(capsys):
     """One object a model: each feature by mode and duration, with its source; numbers are numbers."""
     objects = [json.loads(line) for line in shown(capsys, is_json=True)]
     assert len(objects) == len(capabilities().models)
-    v26 = objects[1]
+    named = {each["model_name"]: each for each in objects}
+    v26 = named["kling-v2-6"]
     assert v26["durations"] == [5, 10]
     assert v26["units_per_second"]["voice"] == {"pro": 1.2}
     assert v26["takes"]["start_end_frame"]["where"] == {
         "std": {"5": "no", "10": "no"},
         "pro": {"5": "silent", "10": "silent"},
     }
-    assert objects[5]["takes"]["sound"]["where"] == {"": {"5": "no", "10": "no"}}  # a model without modes
-    assert objects[6]["endpoints"] == ["image2video", "multi-image2video"]
-    assert objects[0]["provider_doubts"] == ["aspect_ratio"]
+    assert named["kling-v2-1-master"]["takes"]["sound"]["where"] == {
+        "": {"5": "no", "10": "no"}
+    }  # a model without modes
+    assert named["kling-v1-6"]["endpoints"] == ["image2video", "multi-image2video", "text2video"]
+    assert named["kling-v3-omni"]["endpoints"] == ["omni-video"]
+    assert v26["provider_reads"]["image2video"]["doubted"] == ["aspect_ratio"]
+    assert named["kling-v2-master"]["modes"]["where"] == {"std": "no", "pro": "doubted", "4k": "no"}
+    assert "2025-11-11" in named["kling-v2-5-turbo"]["modes"]["source"]
+    assert "2026-09-20" in named["kling-v1"]["retired"]["source"]
+    assert named["kling-v1"]["prices_source"] is None
 
 
 def test_a_gateway_lacks_and_doubts(capsys):
     """What a provider drops, and what may go lost there, follows the table; its prices are unknown."""
     lines = shown(capsys, provider="new-api")
     assert all("\tnot known\t" in line for line in lines[:9])
-    assert lines[9:] == [
+    assert lines[12:] == [
         "new-api drops element_list, multi_prompt, multi_shot, shot_type, voice_list",
         "image2video sound: is read by later versions of new-api alone: it may be dropped",
         "image2video watermark_info: is read by later versions of new-api alone: it may be dropped",
@@ -117,6 +128,8 @@ def test_own_prices(capsys, tmp_path: Path):
     table.write_text('["kling-v2-6"]\nsilent = { std = 0.25 }\n')
     lines = shown(capsys, provider="ezmodel", prices=table)
     assert lines[1].split("\t")[2] == "silent: std 0.25"
+    table.write_text('["kling-v9"]\nsilent = { std = 0.25 }\n')
+    assert "kling-v9 is not in the map; silent: std 0.25" in shown(capsys, provider="ezmodel", prices=table)
 
 
 def test_an_unknown_provider_is_named(capsys):

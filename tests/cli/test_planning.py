@@ -108,7 +108,7 @@ def test_at_a_terminal_it_asks(
         process.communicate(timeout=30)
     told += heard(ours)
     os.close(ours)
-    assert "Make 3 videos, cost 4.5 units (about 0.63 USD at list price)? [y/N]" in told.replace("\r\n", " ")
+    assert "Make 3 videos for 4.5 units (about 0.63 USD at list price)? [y/N]" in told.replace("\r\n", " ")
     assert (process.returncode, len(simulator.ledger.made)) == (code, made)
 
 
@@ -124,7 +124,9 @@ def test_bad_rows_come_first(here: Any, pictures: Path, simulator: Simulator):
     assert (code, simulator.ledger.made) == (2, [])
     assert err.splitlines()[0].startswith("m.jsonl:1: duration: must be whole seconds")
     assert err.splitlines()[1].startswith("m.jsonl:2: image: ")
-    assert err.splitlines()[-1] == "nothing was submitted and nothing was paid"
+    assert err.splitlines()[-1] == (
+        "2 bad rows: nothing is submitted and nothing is paid; --skip-bad leaves them out"
+    )
     code, out, err = here(*run, "--skip-bad")
     assert (code, out.split()) == (0, [str(Path("out", "c.mp4"))])
     assert "2 rows skipped, 1 left" in err
@@ -156,7 +158,7 @@ def test_a_budget_holds(here: Any, pictures: Path, simulator: Simulator):
     assert (code, len(simulator.ledger.made)) == (1, 2)
     assert "budget: 3.2 units, no room for 1 of them" in err
     assert "2 done, 1 not submitted in" in err
-    assert "the budget had no room for 1: 0.2 units are left of it" in err
+    assert "the budget had no room for 1: 0.2 of its units are left" in err
     code, _, err = here(*BATCH, "--yes", "--budget", "3.2")
     assert (code, len(simulator.ledger.made)) == (1, 2)
     assert "budget: 3.2 units, 3 spent by earlier runs, no room for 1 of them" in err
@@ -247,3 +249,49 @@ def test_a_spreadsheet_is_warned_of(here: Any, pictures: Path):
     code, _, err = here("batch", "m.csv", "-o", "out", "--dry-run")
     assert code == 0
     assert "CSV UTF-8" in err
+
+
+def test_what_failed_makes_room(here: Any, command: Any, pictures: Path, simulator: Simulator):
+    """What still runs of an earlier run is reserved, and given back when it fails: the others fit then."""
+    simulator.seconds, simulator.parallel = 1.0, 2
+    rows = [
+        {"key": str(n), "image": "in/a.png", "prompt": f"{n} {'[fail]' if n < 2 else ''}"} for n in range(4)
+    ]
+    manifest(*rows)
+    run = ("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "3")
+    with command.start(*run) as process:
+        while len(simulator.ledger.made) < 2:
+            process.stderr.readline()
+        process.kill()
+        process.communicate(timeout=30)
+    code, _, err = here(*run)
+    assert "budget: 3 units, 3 for what runs" in err
+    assert "2 done, 2 failed in" in err
+    assert (code, len(simulator.ledger.made)) == (1, 4)
+
+
+def test_edited_rows_count_too(here: Any, pictures: Path, simulator: Simulator):
+    """What the folder's journal holds counts, also of a row that was edited since."""
+    manifest({"key": "cat", "image": "in/a.png", "prompt": "x", "model_name": "kling-v3"})
+    run = ("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "10")
+    assert here(*run)[0] == 0
+    manifest({"key": "cat", "image": "in/a.png", "prompt": "edited", "model_name": "kling-v3"})
+    assert "budget: 10 units, 3 spent by earlier runs" in here(*run, "--dry-run")[1]
+
+
+def test_a_dry_run_needs_no_key(pictures: Path, bare_command: Any):
+    """Who has no key yet may know what it would cost."""
+    done = bare_command.run(*BATCH, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "a dry run: no request was made\n")
+    assert "cost: 4.5 units" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_stdout_loses_nothing(here: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where what is told cannot be written, the videos are made and saved all the same."""
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as changed:
+        changed.setattr(sys, "stdout", full)
+        code, _, err = here(*BATCH, "--yes")
+    assert code == 0
+    assert "stdout cannot be written: No space left on device" in err
+    assert len(list(Path("out").glob("*.mp4"))) == 3

@@ -51,7 +51,7 @@ kling-v2-6         - - Y Y    - - Y Y    - - - -    - - - -    - - - -
 # kling-v3, alike in std, pro and 4k and from 3 to 15 s
 V3 = {
     "start_end_frame": "Y",
-    "end_frame": "Y",
+    "end_frame": "-",
     "motion_brush": "-",
     "camera_control": "-",
     "sound": "Y",
@@ -158,8 +158,113 @@ def test_every_combination_of_mode_and_duration():
 
 
 def test_the_map_holds_these_models_alone():
-    """The nine ids of image2video, and nothing of other endpoints."""
-    assert list(MAP.models) == KNOWN
+    """The nine ids of image2video; those of other endpoints are there to be told where they belong."""
+    assert [model.name for model in MAP.of("image2video")] == KNOWN
+    assert [model.name for model in MAP.of("multi-image2video")] == ["kling-v1-6"]
+    assert [model.name for model in MAP.of("text2video")] == [
+        "kling-v1",
+        "kling-v1-6",
+        "kling-v2-master",
+        "kling-v2-1-master",
+        "kling-v2-5-turbo",
+        "kling-v2-6",
+        "kling-v3",
+    ]
+    assert [model.name for model in MAP.of("omni-video")] == ["kling-video-o1", "kling-v3-omni"]
+
+
+@pytest.mark.parametrize("name", ["kling-video-o1", "kling-v3-omni", "kling-3.0-turbo"])
+@pytest.mark.parametrize("provider", [KLING, COMETAPI])
+def test_models_of_other_endpoints_are_refused(name, provider):
+    """Their ids are documented elsewhere: here they are refused, and nothing else is told."""
+    for asked in (
+        ImageToVideo(model_name=name, image=A, image_tail=B, prompt="p", duration=10, cfg_scale=1),
+        MultiImageToVideo(model_name=name, image_list=[A, B], prompt="p", duration=10),
+    ):
+        (finding,) = MAP.findings(asked, provider)
+        assert (finding.field, finding.severity) == ("model_name", "error")
+        assert "does not speak" in finding.message
+
+
+SOURCES = {
+    ("kling-v1", "camera_control"): "capability map of image2video, November 2026",
+    ("kling-v2-1", "start_end_frame"): "2025-09-05",
+    ("kling-v2-5-turbo", "mode"): "2025-11-11",
+    ("kling-v2-5-turbo", "start_end_frame"): "2025-11-17",
+    ("kling-v2-6", "sound"): "2025-12-15",
+    ("kling-v2-6", "voice_list"): "2025-12-16",
+    ("kling-v2-6", "cfg_scale"): "image2video: create, November 2026",
+    ("kling-v3", "mode"): "2026-04-23",
+    ("kling-v3", "cfg_scale"): "image2video: create, November 2026",
+}
+"""Where cells stand, as the reference dates them; all others stand in the map."""
+
+
+def test_every_cell_stands_where_the_reference_has_it():
+    """A cell that changed on a day names the day; the rest names the map, or the field table."""
+    for model in MAP.of("image2video"):
+        for name, cell in {"mode": model.mode, **model.cells}.items():
+            usual = "create" if name == "cfg_scale" else "capability map"
+            assert SOURCES.get((model.name, name), usual) in cell.source, (model.name, name)
+    retired = {model.name: model.retired_source for model in MAP.models.values() if model.retired}
+    assert "2026-09-20" in retired.pop("kling-v1")
+    assert "2026-09-15" in retired.pop("kling-v2-1")
+    assert "2026-09-15" in retired.pop("kling-v2-1-master")
+    assert {source.partition(",")[2] for source in retired.values()} == {" open uncertainties, November 2026"}
+
+
+def test_a_silent_video_is_not_asked_for_a_voice():
+    """Where the end frame makes the video silent, the voices go, and nobody is told to turn the sound on."""
+    asked = {"model_name": "kling-v2-6", "mode": "pro", "image_tail": B, "voice_list": ["a"]}
+    assert told(**asked) == [
+        "voice_list: must be left out where kling-v2-6 is given image_tail: that video is silent"
+    ]
+    both = told(**asked, sound="on")
+    assert [line.partition(":")[0] for line in both] == ["sound", "voice_list"]
+
+
+def test_extra_body_gives_what_prompts_refer_to():
+    """What stands there is not judged, and neither is what refers to it."""
+    spoken = {"prompt": "<<<voice_1>>> sings", "model_name": "kling-v2-6", "mode": "pro", "sound": "on"}
+    assert [line.partition(":")[0] for line in told(**spoken)] == ["prompt"]
+    assert told(**spoken, extra_body={"voice_list": [{"voice_id": "a"}]}) == []
+    shown = {"prompt": "<<<element_1>>> runs", "model_name": "kling-v3"}
+    assert told(**shown, extra_body={"element_list": [{"element_id": 1}]}) == []
+
+
+def test_a_reference_that_the_model_cannot_have_is_taken_out():
+    """Nobody is told to give a list that is refused next."""
+    (line,) = told(prompt="<<<voice_1>>> sings", model_name="kling-v2-5-turbo")
+    assert line == "prompt: refers to <<<voice_1>>>, and kling-v2-5-turbo takes no voice_list: take it out"
+
+
+def test_extra_body_silences_no_provider():
+    """What CometAPI documents of other fields is told whatever the body has beside them."""
+    long = ImageToVideo(image=A, prompt="p" * 501, extra_body={"mode": "pro"})
+    assert [each.field for each in MAP.findings(long, COMETAPI)] == ["prompt"]
+
+
+def test_a_prompt_that_is_ignored_is_doubted():
+    """With customized shots Kling reads their prompts alone."""
+    shots = {"multi_shot": True, "shot_type": "customize", "multi_prompt": [Shot(prompt="a", duration=5)]}
+    assert told(model_name="kling-v3", prompt=None, **shots) == []
+    (line,) = told(model_name="kling-v3", prompt="p", **shots)
+    assert line.startswith("prompt: is ignored where the shots are customized")
+
+
+def test_remedies_are_of_the_endpoint():
+    """multi-image2video has one model, so no other is named."""
+    asked = MultiImageToVideo(image_list=[A, B], prompt="p", mode="4k", duration=7)
+    assert [str(each) for each in MAP.findings(asked, KLING)] == [
+        "mode: must be std or pro with kling-v1-6",
+        "duration: must be 5 or 10 with kling-v1-6",
+    ]
+
+
+def test_what_is_doubted_elsewhere_is_named():
+    """A refusal that one mode might escape says so."""
+    (_, line) = told(model_name="kling-v1-5", **ASKS["motion_brush"][1])
+    assert line == "dynamic_masks: is not taken by kling-v1-5, but perhaps with mode pro, duration 5"
 
 
 def test_every_cell_has_a_source_with_a_date():
@@ -235,7 +340,7 @@ REMEDIES = [
     ({"sound": "loud"}, "sound: is 'loud', a word that no documentation knows: give on or off"),
     (
         {"prompt": "<<<element_2>>>", "element_list": [1], "model_name": "kling-v3"},
-        "prompt: refers to <<<element_2>>>, and element_list has 1 entry",
+        "prompt: refers to <<<element_2>>>, and element_list has 1 entry: give it, or take it out",
     ),
 ]
 

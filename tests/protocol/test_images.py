@@ -181,10 +181,12 @@ def test_sound_pictures(picture: bytes, found: Header):
     assert looked_at(picture) == found
 
 
-def test_rotation_in_exif_changes_nothing():
-    """The stored size is told: both sides obey the same rules, so the rotation does not matter."""
+def test_rotation_in_exif_is_told():
+    """The stored size is told, since both sides obey the same rules; a quarter turn concerns masks."""
     exif = Pillow.Exif()
     exif[0x0112] = 6
+    assert looked_at(saved("JPEG", exif=exif)) == Header("JPEG", 400, 300, turned=True)
+    exif[0x0112] = 3
     assert looked_at(saved("JPEG", exif=exif)) == Header("JPEG", 400, 300)
 
 

@@ -1,0 +1,149 @@
+"""The pictures in a row's fields: located, fitted, and looked for under another spelling."""
+
+import os
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from kling_async.protocol.errors import Problem, RequestError
+from kling_async.protocol.images import classify
+
+__all__ = [
+    "SUFFIXES",
+    "TO_FIT",
+    "Change",
+    "Fit",
+    "Fitter",
+    "folded",
+    "is_masked",
+    "locator",
+    "other_spelling",
+    "with_pictures",
+]
+
+SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+TO_FIT: Final = (".heic", ".heif", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif")
+"""Pictures that people have and Kling does not take."""
+
+Fit = Callable[[Path], Path]
+"""The picture that Kling takes for the one at a path; raises `ValueError` with a clause if there is none."""
+
+Change = Callable[[str, Any], Any]
+"""Gives what stands in a picture's place, from its dotted field and its value."""
+
+
+def with_pictures(fields: Mapping[str, Any], change: Change) -> dict[str, Any]:
+    """*fields* with each picture *change*d; what has not the form of a picture's field stays as it is."""
+    changed = dict(fields)
+    for name in ("image", "image_tail", "static_mask"):
+        if name in changed:
+            changed[name] = change(name, changed[name])
+    for name, inner in (("dynamic_masks", "mask"), ("image_list", "image")):
+        if not isinstance(entries := changed.get(name), list | tuple):
+            continue
+        suffix = ".mask" if inner == "mask" else ""
+        changed[name] = [
+            {**entry, inner: change(f"{name}[{place}]{suffix}", entry[inner])}
+            if isinstance(entry, Mapping) and inner in entry
+            else change(f"{name}[{place}]{suffix}", entry)
+            for place, entry in enumerate(entries)
+        ]
+    return changed
+
+
+def locator(base: Path) -> Change:
+    """What makes paths absolute: a request does not know what they were relative to.
+
+    Whatever else a picture can be, and what it cannot be, stays as it is.
+    """
+
+    def path(text: str | Path) -> Path:
+        return base / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for an unknown user
+
+    def is_file(text: Path) -> bool:
+        return os.path.isfile(path(text))  # noqa: PTH113 - Path's raises for a name too long
+
+    def located(_field: str, value: Any) -> Any:
+        if not isinstance(value, str) or not value:
+            return value
+        try:
+            meant = classify(value, is_file=is_file)
+        except ValueError:
+            return value
+        return path(meant) if isinstance(meant, Path) else value
+
+    return located
+
+
+class Fitter:
+    """Puts fitted pictures in the place of paths, each made once."""
+
+    def __init__(self, fit: Fit) -> None:
+        """Begin.
+
+        Args:
+            fit: what makes a picture one that Kling takes.
+        """
+        self._fit = fit
+        self._fitted: dict[Path, Path | str] = {}
+
+    def fitted(self, fields: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
+        """*fields* with fitted pictures; what cannot be fitted goes to *problems*.
+
+        Masks stay as they are, and so does what masks are drawn for: turned or scaled it would be another
+        picture than the one that they, and the points of their paths, mean.
+        """
+        if is_masked(fields):
+            return dict(fields)
+
+        def fitted(field: str, value: Any) -> Any:
+            if not isinstance(value, Path) or not value.is_file():
+                return value
+            result = self._result(value)
+            if isinstance(result, Path):
+                return result
+            problems.append(Problem(field, f"{value} {result}"))
+            return value
+
+        return with_pictures(fields, fitted)
+
+    def _result(self, path: Path) -> Path | str:
+        """The fitted picture, or why there is none."""
+        if path not in self._fitted:
+            try:
+                self._fitted[path] = self._fit(path)
+            except OSError as error:
+                self._fitted[path] = f"cannot be fitted: {error.strerror or error}"
+            except ValueError as error:
+                self._fitted[path] = error.what if isinstance(error, RequestError) else str(error)
+        return self._fitted[path]
+
+
+def is_masked(fields: Mapping[str, Any]) -> bool:
+    """Whether masks are drawn for the start frame."""
+    return bool(fields.get("static_mask") or fields.get("dynamic_masks"))
+
+
+# Names of files
+
+
+def folded(name: str) -> str:
+    """What names that people hold for the same have in common: neither case nor Unicode form counts."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def other_spelling(path: Path, known: dict[Path, dict[str, str]]) -> str | None:
+    """The name of the file that *path*, where nothing is, may mean in its folder.
+
+    Args:
+        path: where nothing is.
+        known: the folders that were looked at, filled here: thousands of rows may be wrong alike.
+    """
+    if path.parent not in known:
+        try:
+            known[path.parent] = {folded(each.name): each.name for each in path.parent.iterdir()}
+        except (OSError, ValueError):
+            known[path.parent] = {}
+    name = known[path.parent].get(folded(path.name))
+    return name if name != path.name else None  # a link to nothing is there, too
