@@ -110,9 +110,9 @@ def batch(
     tell_bad_rows(screen, found, are_skipped=skip_bad)
     if found.broken or (found.problems and not skip_bad and not dry_run):
         return 2
-    items = found.items[:max_items]
+    asked_for = found.items[:max_items]
     anew = Again(failed=retry_failed, keys=again, resend=resend)
-    resumption = asyncio.run(look_back(out.expanduser(), items, anew))
+    resumption = asyncio.run(look_back(out.expanduser(), asked_for, anew))
     items = resumption.items
     running = {} if purse is None else count_earlier(purse, resumption.records, provider)
     planned = plan(resumption.new(), provider, prices=own, budget=purse, slots=max_in_flight)
