@@ -23,6 +23,7 @@ from kling_async.flight import Flight
 from kling_async.instrumentation import Completed, Detached, Hooks
 from kling_async.intake import Intake
 from kling_async.pollers import Pollers
+from kling_async.preparation import Preparation
 from kling_async.protocol import identity, lifecycle
 from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.errors import KlingError, Outcome
@@ -115,9 +116,18 @@ class Engine:
             look_up=self.submission.look_up,
             signed=api.provider.signs_callbacks,
         )
-        self.intake = Intake(
+        preparation = Preparation(
             self.register,
             provider=api.provider,
+            issuer=issuer,
+            crew=self.crew,
+            books=self.books,
+            callback_url=options.callback_url,
+            check=options.check,
+        )
+        self.intake = Intake(
+            self.register,
+            preparation=preparation,
             issuer=issuer,
             crew=self.crew,
             books=self.books,
@@ -125,8 +135,6 @@ class Engine:
             pollers=self.pollers,
             keeper=self,
             publish=self._publish,
-            callback_url=options.callback_url,
-            check=options.check,
         )
         self._read = self._retrying(api.task)
         self._page = self._retrying(api.page)

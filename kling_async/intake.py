@@ -1,28 +1,24 @@
 """Every way in which a task comes to the engine: from a request, from a token, from a journal."""
 
 import asyncio
-import collections
 import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from kling_async import bodies, checking
 from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
 from kling_async.pollers import Pollers
-from kling_async.protocol import identity, wire
-from kling_async.protocol.checks import is_http_url
-from kling_async.protocol.errors import KlingError, Problem, RequestError
+from kling_async.preparation import Preparation
+from kling_async.protocol import identity
+from kling_async.protocol.errors import KlingError, RequestError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
-from kling_async.protocol.providers import Provider
 from kling_async.recording import Recording
 from kling_async.register import Register
 from kling_async.submission import Submission
-from kling_async.typing import Again, CallbackURL, never
+from kling_async.typing import Again, never
 
 __all__ = ["Admit", "Intake"]
 
@@ -32,35 +28,27 @@ Admit = Callable[[Flight], "asyncio.Future[None] | None"]
 """Asked of a request that would be paid for: None lets it go, a future has it wait and be asked of again;
 it is refused by raising."""
 
-REMEMBERED = 100
-"""Warnings that are not told again while they are among the last ones: a thousand requests may share one."""
-
-LONGEST_ID = "0" * 64
-"""Stands for a task_id not known yet (they have 18 or 19 digits), so that the token will not be too long."""
-
 
 class Intake:
     """Takes tasks in, each once.
 
     Args:
         register: where they are entered.
-        provider: whose tasks.
+        preparation: makes requests ready to be sent.
         issuer: of their tokens.
-        crew: runs what blocks.
+        crew: runs what waits.
         books: recognises what an earlier run knew.
         submission: sends what is new.
         pollers: ask for what exists.
         keeper: told of what is known of a task.
         publish: lets everyone see a task, when what is known of it is durable.
-        callback_url: where Kling posts of those whose request does not say.
-        check: what is done about what the map of Kling's models doubts.
     """
 
     def __init__(
         self,
         register: Register,
         *,
-        provider: Provider,
+        preparation: Preparation,
         issuer: identity.Issuer,
         crew: Crew,
         books: Books,
@@ -68,11 +56,9 @@ class Intake:
         pollers: Pollers,
         keeper: Keeper,
         publish: Callable[[Flight], None],
-        callback_url: CallbackURL | None,
-        check: Literal["warn", "error"],
     ) -> None:
         self._register = register
-        self._provider = provider
+        self._preparation = preparation
         self._issuer = issuer
         self._crew = crew
         self._books = books
@@ -80,9 +66,6 @@ class Intake:
         self._pollers = pollers
         self._keeper = keeper
         self._publish = publish
-        self._callback_url = callback_url
-        self._check = check
-        self._warned = collections.deque[str](maxlen=REMEMBERED)
         self._order = itertools.count()
         self._slot_keys: dict[SlotKey, SlotKey] = {}
 
@@ -138,22 +121,20 @@ class Intake:
             JournalError: the journal cannot be read.
         """
         try:
-            warnings = await self._prepare(flight, recording)
+            warnings = await self._preparation.prepare(flight, recording)
             if flight.error is not None:
                 flight.about(flight.error)
             if refusal is not None and not flight.resumed:
                 raise refusal
-            asked_again = admit(flight) if admit is not None and self._is_new(flight) else None
+            asked_again = admit(flight) if admit is not None and self._register.is_new(flight) else None
         except BaseException as error:
             flight.record = None  # nothing of it was to be recorded yet
             if flight.resumed:  # and what is known is of an earlier run's task, which this does not touch
                 flight.resumed, flight.judged = False, flight.task
             self.withdraw(flight, error if isinstance(error, KlingError) else None)
             raise
-        for warning in warnings if flight.in_line else ():
-            if warning not in self._warned:
-                self._warned.append(warning)
-                logger.warning("%s: %s", flight.key or "request", warning)
+        if flight.in_line:
+            self._preparation.warn(flight, warnings)
         if admit is not None and asked_again is not None:
             self._submission.lines.set_aside(flight)
             if not self._crew.spawn(self._admitted_later(flight, admit, asked_again)):
@@ -168,13 +149,6 @@ class Intake:
         with contextlib.suppress(KlingError):
             await self.check(flight, recording, admit=admit)
 
-    def _is_new(self, flight: Flight) -> bool:
-        """Whether *flight* is to be submitted: no earlier run, nor anyone in this one, wanted the same."""
-        name = flight.judged.external_task_id or ""
-        register = self._register
-        known = register.find(name) or register.settled(name) or register.unresolved.get(name)
-        return flight.in_line and not flight.resumed and known is None
-
     async def _admitted_later(
         self, flight: Flight, admit: Admit, asked_again: "asyncio.Future[None] | None"
     ) -> None:
@@ -182,7 +156,7 @@ class Intake:
         try:
             while asked_again is not None:
                 await asked_again
-                asked_again = admit(flight) if self._is_new(flight) else None
+                asked_again = admit(flight) if self._register.is_new(flight) else None
         except KlingError as error:
             flight.record = None  # nothing of it was to be recorded yet
             self.withdraw(flight, flight.about(error))
@@ -190,67 +164,6 @@ class Intake:
             self._submission.lines.take_back(flight)
         if flight.in_line:
             self._place(flight)
-
-    async def _prepare(self, flight: Flight, recording: Recording | None) -> Sequence[str]:
-        """Read the pictures of *flight*, recognise it, and write what is sent; returns what to warn of."""
-        request = flight.request
-        assert request is not None  # attached tasks are not checked
-        async with self._crew.visit():
-            if bodies.needs_thread(request):
-                resolved = await self._crew.in_thread(bodies.resolve, request)
-            else:
-                resolved = bodies.resolve(request)
-            await self._books.recognise(flight, dict(resolved.images), recording)
-        name = flight.judged.external_task_id or ""
-        is_over = flight.resumed and (flight.ended or flight.error is not None)
-        is_there = is_over or self._register.find(name) is not None
-        prepared = wire.create(
-            request,
-            self._provider,
-            resolved.images,
-            external_task_id=name,
-            callback_url=None if is_there or request.callback_url else self._callback_url_for(name),
-        )
-        doubts = self._doubted(flight, resolved) if self._is_new(flight) else []
-        flight.prepared = prepared if flight.in_line else None
-        self._issuer.token(
-            flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=name
-        )  # raises now what is wrong with the key
-        return [*resolved.warnings, *doubts]
-
-    def _doubted(self, flight: Flight, resolved: bodies.Resolved) -> list[str]:
-        """What the map of Kling's models doubts of *flight*.
-
-        Raises:
-            RequestError: with all that it is sure will be refused.
-        """
-        assert flight.request is not None  # it is new
-        found = checking.findings(flight.request, self._provider, resolved)
-        is_strict = self._check == "error"
-        problems = [
-            Problem(each.field, each.message, each.source)
-            for each in found
-            if is_strict or each.severity == "error"
-        ]
-        doubted = (warning.partition(": ") for warning in resolved.warnings if is_strict)
-        problems += (Problem(field, message) for field, _, message in doubted)
-        if problems:
-            raise RequestError(
-                problems=problems,
-                advice="correct it, or, where the map is out of date, give the field in extra_body",
-            )
-        return [str(each) for each in found]
-
-    def _callback_url_for(self, external_task_id: str) -> str | None:
-        if not callable(self._callback_url):
-            return self._callback_url
-        try:
-            url = self._callback_url(external_task_id)
-        except Exception as error:
-            raise RequestError(f"callback_url failed: {type(error).__name__}") from error
-        if not is_http_url(url):
-            raise RequestError("callback_url gave no text that is an http(s) URL")
-        return url
 
     def _place(self, flight: Flight) -> None:
         """*flight* is checked: it goes on its way, or what it wants is there or on its way already."""

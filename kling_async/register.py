@@ -52,6 +52,12 @@ class Register:
         """The flight of that name, if it is one of ours and not over."""
         return None if name is None else self._named.get(name)
 
+    def is_new(self, flight: Flight) -> bool:
+        """Whether *flight*, named and in line, is to be submitted: nobody wanted the same before."""
+        name = flight.judged.external_task_id or ""
+        known = self.find(name) or self.settled(name) or self.unresolved.get(name)
+        return flight.in_line and not flight.resumed and known is None
+
     def by_task_id(self, task_id: str) -> Flight | None:
         """The flight whose task has that id at the provider, if it is one of ours and not over.
 

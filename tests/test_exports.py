@@ -37,6 +37,7 @@ SOURCES = (
 """Modules whose public names are the package's."""
 
 INTERNAL = {
+    "in_units",
     "plain",
     "Reading",
     "thumbnail",

@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "trust": 3,
     "register": 3,
     "intake": 3,
+    "preparation": 3,
     "sweeps": 3,
     "engine": 3,
     "downloads": 3,

@@ -15,7 +15,7 @@ from kling_async.instrumentation import Completed, Event
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.models import TaskStatus
-from kling_async.protocol.prices import Prices, plain
+from kling_async.protocol.prices import Prices, in_units, plain
 
 __all__ = ["Preview", "Settler", "is_agreed", "read_prices", "tell_bad_rows"]
 
@@ -114,7 +114,7 @@ class Preview:
     def cost(self) -> str:
         """What the new ones will cost."""
         plan, priced = self.plan, len(self.plan.new) - self.plan.unpriced
-        known = f"{plain(plan.units)} units"
+        known = in_units(plan.units)
         if self.is_list_price:
             known += f" (about {plan.units * USD_PER_UNIT:.2f} USD at list price)"
         if not plan.unpriced:
@@ -143,7 +143,7 @@ class Preview:
     def _budget(self) -> str:
         assert self.budget is not None  # it is told of
         plan, budget = self.plan, self.budget
-        parts = [f"{plain(budget.limit)} units"]
+        parts = [in_units(budget.limit)]
         parts += [f"{plain(budget.spent)} spent by earlier runs"] if budget.spent else []
         parts += [f"{plain(budget.reserved)} for what runs"] if budget.reserved else []
         parts += [f"no room for {plan.beyond} of them"] if plan.beyond else []

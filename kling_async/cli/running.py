@@ -32,7 +32,7 @@ from kling_async.protocol.errors import (
     KlingError,
 )
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
-from kling_async.protocol.prices import Prices, plain
+from kling_async.protocol.prices import Prices, in_units, plain
 from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
 
@@ -134,7 +134,7 @@ class _Stream:
         parts = [f"{saved} done{there}"]
         parts += [f"{len(told)} failed"] if told else []
         parts += [f"{idle} not submitted"] if idle else []
-        cost = f"; {plain(self.units)} units" if self.units else ""
+        cost = f"; {in_units(self.units)}" if self.units else ""
         screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{cost}")
         if self.beyond and self.budget is not None:
             left = plain(max(self.budget.left, Decimal(0)))

@@ -14,7 +14,7 @@ import attrs
 from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRequest
 
-__all__ = ["Prices", "plain"]
+__all__ = ["Prices", "in_units", "plain"]
 
 Rates = Mapping[tuple[str, str, str, str], Decimal]
 """Units per second by endpoint, model, what is heard, and mode."""
@@ -35,6 +35,11 @@ _SHAPE: Final = 'give a rate like ["kling-v2-6"] and below it silent = { std = 0
 def plain(units: Decimal) -> str:
     """*units* as people write them, without zeros at the end: ``9.6``, ``5``, ``100``."""
     return f"{units.normalize():f}"
+
+
+def in_units(amount: Decimal) -> str:
+    """*amount* with its unit: ``1 unit``, ``4.5 units``."""
+    return f"{plain(amount)} unit{'' if amount == 1 else 's'}"
 
 
 @attrs.frozen
