@@ -5,8 +5,8 @@
 - A ``console`` block is run: each line after ``$`` is a command, what follows is its output.
 - A ``bash``, ``powershell`` or ``bat`` block is not run, but our commands in it must have their options.
 
-Every page has a folder of its own with a few photos, and a simulator that `KlingClient.from_env` finds.
-For all tests it decides what begins first.
+Every page has a folder of its own with a few photos, the tutorial with no more than its reader makes, and a
+simulator that `KlingClient.from_env` finds. For all tests it decides what begins first.
 """
 
 import ast
@@ -80,7 +80,7 @@ class _QuickLoop(asyncio.SelectorEventLoop):
         return super().time() * SPEED
 
 
-def _set_quick(quick: bool) -> None:
+def set_quick(quick: bool) -> None:
     """Say which loops `asyncio.run` makes: its one seam, though deprecated since Python 3.14."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -97,9 +97,9 @@ def _set_quick(quick: bool) -> None:
 @pytest.fixture(scope="module")
 def quick_time() -> Iterator[None]:
     """Let the clock of every new event loop run fast, for one module or page."""
-    _set_quick(True)
+    set_quick(True)
     yield
-    _set_quick(False)
+    set_quick(False)
 
 
 @contextlib.contextmanager
@@ -119,12 +119,15 @@ def _served(simulator: Simulator) -> Generator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, quick_time: None) -> Iterator[Path]:
+def page(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_time: None
+) -> Iterator[Path]:
     """A folder with photos, and the environment of someone who has a key: for one page."""
     folder = tmp_path_factory.mktemp("page")
     shutil.copytree(PHOTOS, folder / "photos")
-    for photo in ("cat.png", "rocket.jpg"):
-        shutil.copy(PHOTOS / photo, folder)
+    if request.path.name != "tutorial.md":  # whose reader has made the folder alone
+        for photo in ("cat.png", "rocket.jpg"):
+            shutil.copy(PHOTOS / photo, folder)
     with _served(Simulator(seconds=0.05)) as base_url, pytest.MonkeyPatch.context() as changed:
         for name in tuple(os.environ):
             if name.startswith(("KLING", "COMETAPI", "EZMODEL")) or name.upper() == "HTTPS_PROXY":

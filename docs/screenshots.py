@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
@@ -22,11 +23,14 @@ from PIL import Image
 from rich.console import Console
 from rich.text import Text
 
+from kling_async.batch.report import PAGE_NAME
 from kling_async.simulator import Simulator, render_video, serve
 
 DOCS = Path(__file__).parent
 COLUMNS, ROWS = 100, 40
 COMMAND = ("batch", "shots.csv", "--out", "videos", "--budget", "25")
+FAIL_MARKER = "smiles"
+"""In the prompt of the one video that fails."""
 _QUESTION: Final = "[y/N] "
 _MOVES: Final = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|\x1b\][^\x07]*\x07|([\r\n])|([^\x1b\r\n]+)|\x1b")
 _COLOURS: Final = 160
@@ -91,10 +95,21 @@ class Terminal:
                 pass
 
 
-async def run(folder: Path) -> str:
-    """Run the command in *folder* and say yes; returns what the terminal shows at the end."""
+async def run(folder: Path, simulator: Simulator, program: Sequence[str] = ("-m", "kling_async")) -> str:
+    """Run the command against *simulator* and say yes; returns what the terminal shows at the end.
+
+    Args:
+        folder: gets the table and its pictures, and the videos.
+        simulator: what stands in for Kling.
+        program: what Python runs as the command.
+
+    Raises:
+        RuntimeError: it ended otherwise than with one failure, or wrote no page.
+    """
+    shutil.copy(DOCS / "examples" / "shots.csv", folder)
+    with as_file(files("kling_async") / "photos") as photos:
+        shutil.copytree(photos, folder / "photos")
     shown = Terminal()
-    simulator = Simulator(seconds=(14, 32), render=render_video, fail_marker="smiles")
     async with serve(simulator) as url:
         ours, theirs = pty.openpty()
         env = {name: value for name, value in os.environ.items() if not name.startswith("KLING")}
@@ -106,7 +121,7 @@ async def run(folder: Path) -> str:
             "COLORTERM": "truecolor",
         }
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "kling_async", *COMMAND),
+            *(sys.executable, *program, *COMMAND),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -120,7 +135,8 @@ async def run(folder: Path) -> str:
             if text.endswith(_QUESTION):
                 os.write(ours, b"y\n")
         os.close(ours)
-        await process.wait()
+        if await process.wait() != 1 or not (folder / "videos" / PAGE_NAME).exists():
+            raise RuntimeError(f"not one failure and a page:\n{shown}")
     return str(shown)
 
 
@@ -152,14 +168,11 @@ def main() -> None:
     to.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        shutil.copy(DOCS / "examples" / "shots.csv", folder)
-        with as_file(files("kling_async") / "photos") as photos:
-            shutil.copytree(photos, folder / "photos")
-        (to / "terminal.svg").write_text(drawn(asyncio.run(run(folder))), encoding="utf-8")
+        simulator = Simulator(seconds=(14, 32), render=render_video, fail_marker=FAIL_MARKER)
+        (to / "terminal.svg").write_text(drawn(asyncio.run(run(folder, simulator))), encoding="utf-8")
         for scheme in ("light", "dark"):
             png = to / f"gallery-{scheme}.png"
-            page = folder / "videos" / "index.html"
-            screenshot(page, png, width=1400, height=900, dark=scheme == "dark")
+            screenshot(folder / "videos" / PAGE_NAME, png, width=1400, height=900, dark=scheme == "dark")
             with Image.open(png) as picture:
                 picture.convert("RGB").quantize(_COLOURS).save(png, optimize=True)
 

@@ -200,10 +200,10 @@ def commands() -> str:
 
 
 def help_of(*command: str) -> str:
-    """The help of *command*, or of all, in 100 columns."""
+    """The help of *command*, or of all, as wide as a page of a narrow window."""
     done = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "kling_async", *command, "--help"],
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "COLUMNS": "84", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
         encoding="utf-8",
         check=True,

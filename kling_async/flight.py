@@ -9,6 +9,7 @@ import attrs
 
 from kling_async.journal import Journal, Record
 from kling_async.protocol import wire
+from kling_async.protocol.checks import is_http_url, unsigned
 from kling_async.protocol.durations import TaskClass
 from kling_async.protocol.errors import KlingError, Outcome, RequestError, WaitTimeoutError
 from kling_async.protocol.identity import Issuer
@@ -208,7 +209,8 @@ def default_name(request: VideoRequest) -> str:
     """What a request without a key is called: its first picture's name, else ``video``."""
     for source in (getattr(request, "image", None), *getattr(request, "image_list", ()), "video"):
         if isinstance(source, Path) or (isinstance(source, str) and len(source) <= 4096):
-            stem = Path(str(source).split("?", 1)[0]).stem
+            name = unsigned(source) if is_http_url(source) else str(source)
+            stem = Path(name).stem
             if stem and not str(source).startswith(("data:", "/9j/", "iVBORw0KGgo")):
                 return stem
     return "video"

@@ -1,6 +1,8 @@
 """README and docs say what is so: figures, commands, names. Their code blocks are run by the top conftest."""
 
+import asyncio
 import doctest
+import html
 import json
 import re
 import shlex
@@ -19,11 +21,14 @@ from kling_async.batch.entries import Entry
 from kling_async.cli.app import run
 from kling_async.journal import Record
 from kling_async.protocol.lifecycle import STATES
+from kling_async.simulator import Simulator
 from kling_async.simulator.prices import price
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+QUICKLY = "import sys, conftest; conftest.set_quick(True); sys.exit(conftest.run(sys.argv[1:]))"
+"""The command, as a program whose clock runs fast."""
 USD_PER_UNIT = Decimal("0.14")
 """List price of a unit (API reference, prices)."""
 
@@ -134,7 +139,8 @@ def test_the_page_of_the_report_has_every_key(tmp_path: Path) -> None:
     request = kling_async.ImageToVideo(image="cat.png", prompt="a cat")
     now = datetime.now(UTC)
     counts = dict.fromkeys(("total", "done", "failed", "running", "waiting", "not_submitted"), 0)
-    money = dict.fromkeys(("units", "estimated", "budget"), Decimal(0))
+    counts |= dict.fromkeys(("unknown", "unlisted"), 0)
+    money = dict.fromkeys(("units", "estimated", "budget", "spent"), Decimal(0))
     summary = Summary(title="", provider="", state="ended", began_at=now, written_at=now, **counts, **money)
     documents = Documents(tmp_path, [Item(None, "cat", request, "")], [None])
     report = json.loads(documents.report(summary, [Entry()]))
@@ -162,6 +168,25 @@ def test_pictures_are_small_and_load_nothing() -> None:
     assert "@font-face" not in svg
     assert re.findall(r"https?://[^\s\"<]+", svg) == ["http://www.w3.org/2000/svg"]
     assert re.findall(r"!\[[^]]{0,30}\]", shown) == []
+
+
+def _lines(svg: str) -> list[str]:
+    """The lines of a drawn terminal, but for what differs from run to run: their order, the time, the id."""
+    told = "".join(re.findall(r"<text class=\"kling-r[^>]*>([^<]*)<", svg))
+    told = html.unescape(told).replace("\xa0", " ")
+    return sorted(re.sub(r"(?<=task )\d+|(?<=failed in )[^;]+", "...", told).splitlines())
+
+
+def test_the_terminal_shows_what_the_program_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture has the words of the same command today; docs/screenshots.py takes it anew if not."""
+    pytest.importorskip("pty", reason="there are no pseudo-terminals here")
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import screenshots
+
+    simulator = Simulator(seconds=0.1, fail_marker=screenshots.FAIL_MARKER)
+    now = screenshots.drawn(asyncio.run(screenshots.run(tmp_path, simulator, ("-c", QUICKLY))))
+    picture = (ROOT / "docs" / "screenshots" / "terminal.svg").read_text(encoding="utf-8")
+    assert _lines(picture) == _lines(now)
 
 
 def test_every_page_is_in_the_contents() -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import contextlib
+import io
+import itertools
 import json
 import os
 import re
@@ -17,13 +19,16 @@ from typing import Any
 from urllib.parse import unquote
 
 import attrs
+import PIL.Image
 import pytest
 from hypothesis import given, settings, strategies as st
 from virtual_time import run
 
 from kling_async import (
+    COMETAPI,
     KLING,
     APIKey,
+    Budget,
     DownloadError,
     Finding,
     ImageToVideo,
@@ -364,19 +369,14 @@ def test_running_on(tmp_path):
 @pytest.mark.parametrize(
     "rubbish",
     [
-        b"",
-        b"\xff\xfe",
-        b"[]",
-        b"[" * 100_000,
-        b'{"items": 1}',
-        b'{"items": [1, {}, {"external_task_id": 5}, {"external_task_id": "ka-1", "times": 3}]}',
-        b'{"items": [{"external_task_id": "ka-%026d", "times": {"slot": -1, "upload": true, "x": "y"}}]}' % 1,
-        b'{"items": [{"external_task_id": "ka-%026d", "times": {"slot": NaN, "upload": "1"}}]}' % 1,
+        b'[1, {}, {"external_task_id": 5}, {"external_task_id": "ka-1", "times": 3}]',
+        b'[{"external_task_id": "ka-%026d", "times": {"slot": -1, "upload": true, "x": "y"}}]' % 1,
+        b'[{"external_task_id": "ka-%026d", "times": {"slot": NaN, "upload": "1"}}]' % 1,
     ],
 )
 def test_rubbish(tmp_path, rubbish):
-    """An earlier report that makes no sense is ignored, and written over."""
-    (tmp_path / FILE_NAME).write_bytes(rubbish)
+    """What makes no sense in an earlier report is ignored, and written over."""
+    (tmp_path / FILE_NAME).write_bytes(b'{"version": 1, "title": "", "items": %b}' % rubbish)
     here = report(tmp_path)
     here.tell(submitted())
     assert told(here)["times"]["slot"] == 2
@@ -424,8 +424,8 @@ def test_document(tmp_path):
     here = report(
         tmp_path,
         item(mode="pro", duration=5, sound=True),
-        item("dog"),
-        budget=Decimal(9),
+        attrs.evolve(item("dog"), findings=(Finding("mode", "warning", "is doubted", "a map"),)),
+        budget=Budget(9, spent=4),
         estimates=[Decimal(2), None],
     )
     here.tell(submitted())
@@ -435,7 +435,8 @@ def test_document(tmp_path):
     assert document["began_at"] == document["written_at"] == "2027-01-15T08:00:00+00:00"
     assert document["totals"] == {
         "items": 2, "done": 0, "failed": 0, "running": 1, "waiting": 0, "not_submitted": 1,
-        "units": 0.0, "units_estimated": 2.0, "budget": 9.0, "elapsed": 0.0,
+        "units": 0.0, "units_estimated": 2.0, "units_unknown": 0, "budget": 9.0, "budget_spent": 4.0,
+        "unlisted": 0, "elapsed": 0.0,
     }  # fmt: skip
     first = document["items"][0]
     assert (first["index"], first["key"], first["name"], first["place"]) == (0, "cat", "cat", "shots.csv:2")
@@ -444,6 +445,24 @@ def test_document(tmp_path):
         "aspect_ratio": None, "prompt": "a cat", "negative_prompt": None,
     }  # fmt: skip
     assert (first["estimate"], document["items"][1]["estimate"]) == (2.0, None)
+    finding = {"field": "mode", "severity": "warning", "message": "is doubted", "source": "a map"}
+    assert [each["findings"] for each in document["items"]] == [[], [finding]]
+
+
+def test_reference(tmp_path):
+    """The reference names every key of the file, of its totals and of an item, and no other."""
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "report.md").read_text("utf-8")
+    here = report(tmp_path)
+    here.write()
+    document = json.loads((tmp_path / FILE_NAME).read_bytes())
+    for section, keys in (
+        ("The whole", document),
+        ("`totals`", document["totals"]),
+        ("An item", document["items"][0]),
+    ):
+        table = text.partition(f"## {section}\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        assert [key for row in rows for key in re.findall(r"`(\w+)`", row)] == list(keys)
 
 
 def test_no_secrets(tmp_path):
@@ -499,7 +518,7 @@ def test_nothing_leaves_its_element(tmp_path_factory, name, prompt, reason, titl
         here = report(
             folder, attrs.evolve(one, place=called, findings=(Finding(called, "warning", why),)), title=headed
         )
-        file = f"{called.translate({0: None, 47: None})}.mp4"
+        file = f"{called.translate({0: None, 47: None}) if is_name(called) else 'nameless'}.mp4"
         here.ended(completion(DownloadError(why, advice=why), path=folder / file))
         pages.append(page(here))
         assert json.loads((folder / FILE_NAME).read_bytes())["items"][0]["name"] == called
@@ -611,6 +630,192 @@ def test_many_pictures(tmp_path):
     assert {each[1]["src"] for each in found.all("img")} == {"./small.png"}
 
 
+def test_small_pictures(tmp_path):
+    """Of more than two hundred items the pictures are smaller and loaded when seen; else all are there."""
+    file = io.BytesIO()
+    PIL.Image.effect_noise((400, 300), 64).save(file, "PNG")
+    sizes = []
+    for count in (200, 201):
+        images = page(report(tmp_path, *[item(image=file.getvalue())] * count)).all("img")
+        data = base64.b64decode(images[0][1]["src"].partition(",")[2])
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            sizes.append((image.size, images[0][1].get("loading")))
+    assert sizes == [((360, 270), None), ((180, 135), "lazy")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts"),
+    [
+        ({}, ["kling-v2-6", "std", "5 s"]),
+        ({"mode": "pro", "duration": 10, "sound": "on"}, ["kling-v2-6", "pro", "10 s", "with sound"]),
+        ({"sound": "off", "extra_body": {"mode": "4k"}}, ["kling-v2-6", "4k", "5 s"]),
+        ({"model_name": "kling-v9"}, ["kling-v9", "5 s"]),
+    ],
+)
+def test_facts(tmp_path, fields, facts):
+    """A card says what is asked for, with Kling's defaults where nothing is."""
+    found = page(report(tmp_path, item(**fields))).found
+    begin = next(index for index, each in enumerate(found) if each[1].get("class") == "facts")
+    assert [each[2] for each in found[begin + 1 : begin + 1 + len(facts)]] == facts
+    assert found[begin + 1 + len(facts)][1].get("class") == "place"
+
+
+def test_place(tmp_path):
+    """A card says where its item stands, unless that is its picture."""
+    cat = item(image="cat.png")
+    several = (cat, attrs.evolve(cat, place="cat.png"), attrs.evolve(cat, place="dog.png", original=cat))
+    found = page(report(tmp_path, *several))
+    assert [each[2] for each in found.all("span", "place")] == ["shots.csv:2", "dog.png"]
+
+
+def test_meanings(tmp_path):
+    """Each step of the time line is explained in words."""
+    here = report(tmp_path)
+    here.tell(submitted())
+    here.tell(completed())
+    found = page(here)
+    assert [
+        found.all("div", step)[0][1]["title"][:9] for step in ("slot", "upload", "generating", "found")
+    ] == [
+        "waited fo",
+        "sent to K",
+        "Kling's o",
+        "from its ",
+    ]
+
+
+# What it costs
+
+
+def made(here: Report, index: int, **task: Any) -> None:
+    """The item *index* is made."""
+    path = here._folder / f"{index}.mp4"
+    here.ended(completion(path=path, index=index, number=index + 1, **task))
+
+
+def tiles(found: Elements) -> dict[str, str]:
+    """The figures at the head of a page."""
+    names, figures = found.all("dt"), found.all("dd")
+    words = {}
+    for name, figure in zip(names, figures, strict=True):
+        after = found.found[found.found.index(figure) + 1 :]
+        words[name[2]] = (figure[2], *(each[2] for each in after[:1] if each[0] == "small"))
+    return words
+
+
+def test_gateway(tmp_path):
+    """At a gateway Kling's units are not the caller's: what an item costs is its estimate, or unknown."""
+    here = report(
+        tmp_path, item(), item(), item(), provider=COMETAPI, estimates=[Decimal("0.7"), None, Decimal(3)]
+    )
+    made(here, 0, units=Decimal("2.5"))
+    made(here, 1, units=Decimal("2.5"))
+    here.tell(completed(TaskFailedError("no"), TaskStatus.FAILED, number=3))
+    found = page(here)
+    document = json.loads((tmp_path / FILE_NAME).read_bytes())
+    assert [each["units"] for each in document["items"]] == [0.7, None, None]
+    assert [document["totals"][key] for key in ("units", "units_estimated", "units_unknown")] == [0.7, 0, 1]
+    assert [each[2] for each in found.all("span", "units")] == ["about 0.7 units", "units unknown"]
+    assert tiles(found)["units spent"] == ("0.7", ", and unknown for 1")
+
+
+def test_gateway_journal(tmp_path):
+    """What an earlier run's journal holds of Kling's units does not count at a gateway either."""
+    (tmp_path / "cat.mp4").write_bytes(b"")
+    row = record(1, state="succeed", download="stored", path="cat.mp4", units="2.5")
+    here = report(
+        tmp_path,
+        provider=COMETAPI,
+        estimates=[Decimal("0.7")],
+        earlier=Earlier((row,), frozenset(), ()),
+    )
+    assert told(here)["units"] == 0.7
+
+
+def test_unknown(tmp_path):
+    """What nobody can tell is unknown and no zero: of what was made, runs, or may have been paid."""
+    here = report(tmp_path, *(item(str(number)) for number in range(6)))
+    made(here, 0, units=Decimal(99))
+    made(here, 1)
+    here.tell(submitted(name="2", number=3))
+    here.ended(completion(ResponseLostError("no"), TaskStatus.MAY_EXIST, index=3, number=4))
+    here.ended(completion(TaskFailedError("no"), TaskStatus.FAILED, index=4, number=5))
+    here.ended(completion(PolicyError("no"), TaskStatus.REFUSED, index=5, number=6))
+    assert (here.summary().units, here.summary().unknown) == (99, 3)
+    found = page(here)
+    assert tiles(found)["units spent"] == ("99", ", and unknown for 3")
+    assert [each[2] for each in found.all("span", "units")] == ["99 units", "units unknown"]
+
+
+def test_estimates(tmp_path):
+    """At Kling what a task told counts, else its estimate; what is on its way is still to come."""
+    here = report(tmp_path, *(item(str(number)) for number in range(3)), estimates=[Decimal(3)] * 3)
+    made(here, 0, units=Decimal("2.5"))
+    made(here, 1)
+    here.tell(submitted(name="2", number=3))
+    found = page(here)
+    assert (tiles(found)["units spent"], tiles(found)["units still to come"][1]) == (("5.5",), "about ")
+    assert [each[2] for each in found.all("span", "units")] == ["2.5 units", "about 3 units", "about 3 units"]
+    assert here.summary().estimated == 3
+
+
+def test_not_on_disk(tmp_path):
+    """A video that was made and is not on disk is paid for all the same."""
+    here = report(tmp_path, estimates=[Decimal(3)])
+    here.ended(completion(DownloadError("no")))
+    assert told(here)["units"] == 3
+
+
+def test_budget(tmp_path):
+    """With a budget the page and the file show its own figures, as they are when they are written."""
+    budget = Budget(200, spent=90)
+    here = report(tmp_path, budget=budget)
+    made(here, 0, units=Decimal(3))
+    budget.settle(budget.reserve(Decimal(3)), None)
+    assert tiles(page(here))["units of the budget spent"] == ("93", " of 200")
+    totals = json.loads((tmp_path / FILE_NAME).read_bytes())["totals"]
+    assert (totals["units"], totals["budget"], totals["budget_spent"]) == (3, 200, 93)
+
+
+def test_unlisted(tmp_path):
+    """Videos of earlier runs that nobody asks for now are counted, if they are there."""
+    rows = [record(number, state="succeed", download="stored", path=f"{number}.mp4") for number in range(3)]
+    rows.append(record(3, state="succeed", download="none"))
+    for number in range(2):
+        (tmp_path / f"{number}.mp4").write_bytes(b"")
+    here = report(tmp_path, earlier=Earlier((None,), frozenset(), tuple(rows)))
+    (line,) = page(here).all("p", "unlisted")
+    assert line[2] == "2 more videos of earlier runs are in this folder."
+    assert json.loads((tmp_path / FILE_NAME).read_bytes())["totals"]["unlisted"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "advice"),
+    [
+        (TaskFailedError("no"), TaskStatus.FAILED, "--retry-failed makes it again"),
+        (
+            ResponseLostError("no"),
+            TaskStatus.MAY_EXIST,
+            "look at the provider; if it is not there, run again with --resend 'a cat'",
+        ),
+        (TaskLostError("no"), TaskStatus.LOST, "--again 'a cat' makes it again, and may be paid twice"),
+        (
+            WaitTimeoutError("no"),
+            TaskStatus.GIVEN_UP,
+            "--again 'a cat' makes it again, and may be paid twice",
+        ),
+        (WaitTimeoutError("no"), TaskStatus.PROCESSING, "run the batch again: it goes on from here"),
+        (PolicyError("no"), TaskStatus.REFUSED, "change the picture or the prompt"),
+    ],
+)
+def test_options(tmp_path, error, status, advice):
+    """A failure's advice names the option of the command that helps, ready to be typed."""
+    here = report(tmp_path, item("a cat"))
+    here.ended(completion(error, status))
+    assert advice in told(here)["advice"]
+    assert advice in next(each[2] for each in page(here).all("p") if each[2].startswith("What to do"))
+
+
 def test_charged(tmp_path):
     """A failure says what it cost."""
     here = report(tmp_path, item(), item(), item())
@@ -657,6 +862,22 @@ def test_kept(tmp_path):
         ("running", True, "generating", "waiting for a slot"),
         ("ended", False, "generating", "not submitted"),
     ]
+
+
+def test_heartbeat(tmp_path):
+    """Without news it is written all the same: who looks at it sees that the run goes on."""
+    ticks = itertools.count()
+    here = report(tmp_path, clock=lambda: EPOCH + next(ticks))
+    seen = []
+
+    async def main():
+        async with here.kept():
+            for _ in range(3):
+                await asyncio.sleep(40)
+                seen.append(json.loads((tmp_path / FILE_NAME).read_bytes())["written_at"])
+
+    run(main())
+    assert len(set(seen)) == 3
 
 
 def test_written_on_cancellation(tmp_path):
@@ -748,6 +969,42 @@ def test_own_page(tmp_path):
     for title in ("first", "second"):
         found = page(report(tmp_path, title=title))
         assert found.all("h1")[0][2] == title
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"[" * 100_000,
+        b'{"items": []}',
+        b'{"version": "2.0", "title": "sales", "items": []}',
+        b'{"version": 1, "title": "sales", "items": {}}',
+    ],
+)
+def test_own_document(tmp_path, own):
+    """A report.json of the user's own is never written over, which is told once; the page is written."""
+    lines = []
+    (tmp_path / FILE_NAME).write_bytes(own)
+    here = report(tmp_path, warn=lines.append)
+    here.write()
+    here.write()
+    assert (tmp_path / FILE_NAME).read_bytes() == own
+    assert lines == [f"{tmp_path / FILE_NAME} is not of ours and is left alone"]
+    assert here.page == tmp_path / PAGE_NAME
+
+
+def test_page(tmp_path):
+    """The report says where its page is once there is one, never where there is somebody else's."""
+    here = report(tmp_path)
+    assert here.page is None
+    here.write()
+    assert here.page == tmp_path / PAGE_NAME
+    (tmp_path / PAGE_NAME).write_text("<h1>my holidays</h1>")
+    here = report(tmp_path, warn=str)
+    here.write()
+    assert here.page is None
 
 
 def test_what_changed(tmp_path):

@@ -39,9 +39,12 @@ class Summary:
         running: items from their submit to the file.
         waiting: items in line.
         not_submitted: items that were not taken yet, or, at the end, never sent.
-        units: what Kling charged, as far as it told.
-        estimated: units that the others which are done or running will cost, as far as prices are known.
+        units: what they cost, as far as it is known: see `Entry.cost`.
+        estimated: units that those which are running will cost, as far as prices are known.
+        unknown: how many cost, will cost or may have cost what nobody can tell.
         budget: units that may be spent.
+        spent: units of the budget that are, earlier runs' among them.
+        unlisted: videos of earlier runs that are in the folder and not asked for any more.
     """
 
     title: str
@@ -57,7 +60,10 @@ class Summary:
     not_submitted: int
     units: Decimal
     estimated: Decimal
+    unknown: int
     budget: Decimal | None
+    spent: Decimal | None
+    unlisted: int
 
     @property
     def elapsed(self) -> float:
@@ -75,7 +81,10 @@ class Summary:
             "not_submitted": self.not_submitted,
             "units": float(self.units),
             "units_estimated": float(self.estimated),
-            "budget": None if self.budget is None else float(self.budget),
+            "units_unknown": self.unknown,
+            "budget": _number(self.budget),
+            "budget_spent": _number(self.spent),
+            "unlisted": self.unlisted,
             "elapsed": round(self.elapsed, 3),
         }
 
@@ -125,6 +134,7 @@ class Documents:
             "key": item.key,
             "name": item.name,
             "place": item.place,
+            "findings": [attrs.asdict(finding) for finding in item.findings],
             "state": entry.state,
             "word": entry.word,
             "ok": entry.state == "done",
@@ -132,8 +142,8 @@ class Documents:
             "request": _request(item.request),
             "images": list(_images(item.request, self._folder)),
             "path": None if entry.path is None else relative(entry.path, self._folder),
-            "units": None if entry.units is None else float(entry.units),
-            "estimate": None if estimate is None else float(estimate),
+            "units": _number(entry.cost(estimate)),
+            "estimate": _number(estimate),
             "task_id": entry.task_id,
             "external_task_id": entry.external_task_id,
             "token": entry.token,
@@ -162,19 +172,29 @@ def prompt(request: VideoRequest) -> str:
     return "\n".join(filter(None, (request.prompt, *(shot.prompt for shot in shots))))
 
 
-def former_times(path: Path) -> dict[str, Times]:
-    """The time lines in the report of an earlier run, by external_task_id; what makes no sense is ignored."""
+def former_times(path: Path) -> dict[str, Times] | None:
+    """The time lines in the report of an earlier run, by external_task_id; None: it is no report of ours."""
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         return {}
-    items = document.get("items") if isinstance(document, dict) else None
+    except (ValueError, RecursionError):
+        return None
+    match document:
+        case {"version": int(), "title": str(), "items": list(items)}:
+            pass
+        case _:
+            return None
     times: dict[str, Times] = {}
-    for item in items if isinstance(items, list) else ():
+    for item in items:
         known = item.get("external_task_id") if isinstance(item, dict) else None
         if isinstance(known, str):
             times[known] = Times.from_document(item.get("times"))
     return times
+
+
+def _number(units: Decimal | None) -> float | None:
+    return None if units is None else float(units)
 
 
 def _request(request: VideoRequest) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -36,12 +37,33 @@ if TYPE_CHECKING:
     from kling_async.journal import Record
     from kling_async.streams import Completion
 
-__all__ = ["STEPS", "Entry", "State", "Times", "after_end", "after_event", "after_run", "from_journal"]
+__all__ = [
+    "STEPS",
+    "Entry",
+    "State",
+    "Times",
+    "after_end",
+    "after_event",
+    "after_run",
+    "from_journal",
+    "stored",
+]
 
 State = Literal["done", "failed", "running", "waiting", "not_submitted"]
 """What totals count: running is everything from the submit to the file on disk."""
 
-STEPS: Final = ("slot", "upload", "generating", "found", "downloaded")
+STEPS: Final[Mapping[str, str]] = {
+    "slot": "waited for a free slot: Kling makes only so many at once",
+    "upload": "sent to Kling, until it was acknowledged",
+    "generating": "Kling's own time, by its clock",
+    "found": "from its end until we asked and knew",
+    "downloaded": "from then until the file was on disk",
+}
+"""What an item does on its way, in this order, and each in words."""
+
+_DOWNLOADING: Final = "downloading"
+_NOT_HERE: Final = "made, not on disk"
+_MAYBE_PAID: Final = (Outcome.MAY_EXIST.value, Outcome.CREATED.value)
 
 _AGAIN: Final = "run the batch again: it goes on from here and pays nothing anew"
 _ENDS: Final[Mapping[TaskStatus, str]] = {
@@ -96,7 +118,7 @@ class Entry:
         external_task_id: our idempotency key.
         token: finds the task again.
         times: how long each step took.
-        units: what Kling charged.
+        units: what Kling told that it charged.
         path: the file.
         resumed: an earlier run had brought it to its end.
         is_over: its completion came: later news of the run changes nothing.
@@ -121,10 +143,27 @@ class Entry:
     outcome: str | None = None
     advice: str | None = None
 
+    @property
+    def is_made(self) -> bool:
+        """Whether there is a video, here or at Kling: it is paid."""
+        return self.state == "done" or self.word in (_DOWNLOADING, _NOT_HERE)
 
-def after_event(entry: Entry, event: Event) -> Entry:
-    """*entry* once *event* happened; itself where that is no news."""
-    if entry.is_over or (isinstance(event, Polled) and entry.word in ("generating", "downloading")):
+    def cost(self, estimate: Decimal | None) -> Decimal | None:
+        """What it cost, by the rule of `checking.charged`; None: nothing, not yet, or nobody knows."""
+        return estimate if self.units is None and self.is_made else self.units
+
+    def is_unknown(self, estimate: Decimal | None) -> bool:
+        """Whether it cost, will cost or may have cost what nobody can tell."""
+        if self.units is not None:
+            return False
+        if self.is_made or self.state == "running":
+            return estimate is None
+        return self.outcome in _MAYBE_PAID and self.error_type != TaskFailedError.__name__
+
+
+def after_event(entry: Entry, event: Event, name: str) -> Entry:
+    """*entry* of the item called *name* once *event* happened; itself where that is no news."""
+    if entry.is_over or (isinstance(event, Polled) and entry.word in ("generating", _DOWNLOADING)):
         return entry  # nearly every event is such a poll
     known = attrs.evolve(
         entry,
@@ -146,8 +185,8 @@ def after_event(entry: Entry, event: Event) -> Entry:
             times = Times(generating=generation, found=delay)
             known = attrs.evolve(known, units=known.units if units is None else units)
             if error is None:
-                return _at(known, "running", "downloading", times)
-            return _failed(_at(known, "failed", "", times), error, event.status)
+                return _at(known, "running", _DOWNLOADING, times)
+            return _failed(_at(known, "failed", "", times), error, event.status, name)
         case Saved(path=path, elapsed=elapsed):
             return attrs.evolve(_at(known, "done", "done", Times(downloaded=elapsed)), path=path)
         case Detached(status=TaskStatus.INTENDED):
@@ -160,8 +199,8 @@ def after_event(entry: Entry, event: Event) -> Entry:
             return entry
 
 
-def after_end(entry: Entry, completion: "Completion") -> Entry:
-    """*entry* once its completion came."""
+def after_end(entry: Entry, completion: "Completion", name: str) -> Entry:
+    """*entry* of the item called *name* once its completion came."""
     task, error = completion.task, completion.error
     generating = None
     if task.created_at is not None and task.updated_at is not None and task.videos:
@@ -176,7 +215,7 @@ def after_end(entry: Entry, completion: "Completion") -> Entry:
         resumed=completion.resumed,
         is_over=True,
     )
-    return _at(entry, "done", "done") if error is None else _failed(entry, error, task.status)
+    return _at(entry, "done", "done") if error is None else _failed(entry, error, task.status, name)
 
 
 def after_run(entry: Entry) -> Entry:
@@ -195,10 +234,16 @@ def from_journal(row: "Record", folder: Path) -> Entry:
         times=Times(generating=generating),
         units=None if row.units is None else Decimal(row.units),
     )
-    path = None if row.path is None or row.download != "stored" else folder / row.path
-    if row.state == TaskStatus.SUCCEED and path is not None and path.is_file():
+    path = stored(row, folder)
+    if row.state == TaskStatus.SUCCEED and path is not None:
         return attrs.evolve(_at(entry, "done", "done"), path=path, resumed=True)
     return entry
+
+
+def stored(row: "Record", folder: Path) -> Path | None:
+    """The file that the journal in *folder* says is on disk, if it is."""
+    path = None if row.path is None or row.download != "stored" else folder / row.path
+    return path if path is not None and path.is_file() else None
 
 
 def _at(entry: Entry, state: State, word: str, times: Times | None = None) -> Entry:
@@ -215,20 +260,34 @@ def _at(entry: Entry, state: State, word: str, times: Times | None = None) -> En
     )
 
 
-def _failed(entry: Entry, error: KlingError, status: TaskStatus) -> Entry:
-    goes_on = isinstance(error, WaitTimeoutError | DownloadError)
+def _failed(entry: Entry, error: KlingError, status: TaskStatus, name: str) -> Entry:
     # what kept it from being submitted ended the run or the budget, and concerns no item by itself
     unsent = type(error) in (KlingError, BudgetError) and error.outcome is Outcome.NOT_CREATED
     return attrs.evolve(
         entry,
         state="not_submitted" if unsent else "failed",
         word="not submitted" if unsent else _word(error, status),
-        error=_scrubbed(error.what or type(error).__name__),
+        error=_scrubbed(error.what) or type(error).__name__,
         error_type=type(error).__name__,
         outcome=error.outcome.value,
-        advice=_AGAIN if goes_on else _scrubbed(error.advice) or None,
+        advice=_scrubbed(_advice(error, status, shlex.quote(name))) or None,
         token=error.token,
     )
+
+
+def _advice(error: KlingError, status: TaskStatus, key: str) -> str:
+    """What to do about a failure, with the option of `kling-async batch` that does it."""
+    match status:
+        case TaskStatus.FAILED:
+            return f"{error.advice}; --retry-failed makes it again".removeprefix("; ")
+        case TaskStatus.MAY_EXIST:
+            return f"look at the provider; if it is not there, run again with --resend {key}"
+        case TaskStatus.LOST:
+            return f"--again {key} makes it again, and may be paid twice"
+        case TaskStatus.GIVEN_UP:
+            return f"run the batch again to wait on; --again {key} makes it again, and may be paid twice"
+        case _:
+            return _AGAIN if isinstance(error, WaitTimeoutError | DownloadError) else error.advice
 
 
 def _word(error: KlingError, status: TaskStatus) -> str:
@@ -236,7 +295,7 @@ def _word(error: KlingError, status: TaskStatus) -> str:
         case TaskFailedError():
             return "failed at Kling"
         case DownloadError():
-            return "made, not on disk"
+            return _NOT_HERE
         case WaitTimeoutError():
             return _ENDS[TaskStatus.GIVEN_UP]
         case _:

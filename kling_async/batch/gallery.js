@@ -59,6 +59,9 @@ chips.hidden = chips.children.length < 3;
 show();
 
 for (const time of document.querySelectorAll("time")) {
+  const moment = new Date(time.dateTime);
+  const isToday = moment.toDateString() === new Date().toDateString();
   const when = time.className === "clock" ? { timeStyle: "medium" } : { dateStyle: "long", timeStyle: "short" };
-  time.textContent = new Intl.DateTimeFormat("en-GB", when).format(new Date(time.dateTime));
+  if (!isToday) when.dateStyle = "long";
+  time.textContent = new Intl.DateTimeFormat("en-GB", when).format(moment);
 }

@@ -19,10 +19,12 @@ import attrs
 import jinja2
 from markupsafe import Markup
 
+from kling_async import checking
 from kling_async.batch.documents import Summary, prompt, relative
-from kling_async.batch.entries import Entry
+from kling_async.batch.entries import STEPS, Entry
 from kling_async.protocol import images
 from kling_async.protocol.models import Image, ImageToVideo, MultiImageToVideo, VideoRequest
+from kling_async.protocol.prices import in_units, plain
 
 if TYPE_CHECKING:
     from kling_async.batch.items import Item
@@ -31,7 +33,11 @@ __all__ = ["Gallery", "is_ours", "link", "span"]
 
 _MARK: Final = b'<meta name="generator" content="kling-async">'
 _EMBEDDED_ITEMS: Final = 1000
-"""Above it pictures are linked: at some 15 KB each the page would take longer to open than to look at."""
+"""Above it pictures are linked: the page would take longer to open than to look at."""
+_MANY_ITEMS: Final = 200
+"""Above it pictures are smaller, and lazy; up to it, all are there in print."""
+_SIDES: Final = (360, 180)
+"""Pixels of a thumbnail's long side: some 20 KB a photo, or 7, and a third more as text."""
 _EMBEDDED_BYTES: Final = 200 * 1024
 """An original up to it is embedded as it is where no thumbnail can be made."""
 _LEAST_WIDTH: Final = 1.2
@@ -51,7 +57,8 @@ class Gallery:
         self._folder = folder
         self._items = items
         self._estimates = estimates
-        self._pictures = _Pictures(folder, is_small=len(items) <= _EMBEDDED_ITEMS)
+        self._are_many = len(items) > _MANY_ITEMS
+        self._pictures = _Pictures(folder, _SIDES[self._are_many], is_small=len(items) <= _EMBEDDED_ITEMS)
         self._cards: dict[int, tuple[Entry, Markup]] = {}
         environment = jinja2.Environment(
             autoescape=True,
@@ -60,7 +67,7 @@ class Gallery:
             lstrip_blocks=True,
             loader=jinja2.FunctionLoader(_source),
         )
-        environment.filters |= {"span": span, "link": link, "units": _units}
+        environment.filters |= {"span": span, "link": link, "units": plain}
         self._page = environment.get_template("gallery.html")
         self._card = environment.get_template("card.html")
         self._inline = {name: _Inline.read(f"gallery.{name}") for name in ("css", "js")}
@@ -90,7 +97,7 @@ class Gallery:
         known = self._cards.get(index)
         if known is not None and known[0] is entry:
             return known[1]
-        item = self._items[index]
+        item, estimate = self._items[index], self._estimates[index]
         pictures, is_final = self._pictures.of(index, item.request)
         # who did not wait need not be told so
         steps = [
@@ -103,11 +110,14 @@ class Gallery:
                 number=index + 1,
                 prompt=prompt(item.request),
                 facts=list(_facts(item.request)),
+                place=_place(item),
                 pictures=pictures,
+                is_lazy=self._are_many,
                 video=None if entry.path is None else relative(entry.path, self._folder),
                 steps=steps,
                 bar=_bar(steps),
-                estimate=self._estimates[index],
+                meanings=STEPS,
+                cost=_cost(entry, estimate),
                 money=_money(entry),
             )
         )
@@ -145,10 +155,6 @@ def span(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _units(value: Decimal) -> str:
-    return f"{value.normalize():f}"
-
-
 # Pictures
 
 
@@ -173,11 +179,13 @@ class _Pictures:
 
     Attributes:
         folder: where the page lies.
+        side: of a thumbnail, pixels.
         is_small: whether files are embedded.
         until: when to stop making thumbnails, by the monotonic clock.
     """
 
     folder: Path
+    side: int
     is_small: bool
     until: float = 0.0
     _made: dict[int, Sequence[_Picture]] = attrs.field(factory=dict[int, Sequence[_Picture]])
@@ -203,12 +211,13 @@ class _Pictures:
                 return "", urlsplit(url).hostname or "a picture on the web"
             case Path() as path:
                 path = path.expanduser()
-                embedded = None if is_late or not self.is_small else _embedded(path)
+                embedded = None if is_late or not self.is_small else _embedded(path, self.side)
                 if embedded is None and not path.is_file():
                     return "", path.name
                 return embedded or link(relative(path, self.folder)), ""
             case data:
-                return (None if is_late else _embedded(_decoded(data))) or "", "a picture in memory"
+                embedded = None if is_late else _embedded(_decoded(data), self.side)
+                return embedded or "", "a picture in memory"
 
 
 def _shown(request: VideoRequest) -> Iterator[tuple[str, Image]]:
@@ -230,11 +239,11 @@ def _decoded(data: str | bytes) -> bytes:
         return b""
 
 
-def _embedded(image: Path | bytes) -> str | None:
+def _embedded(image: Path | bytes, side: int) -> str | None:
     """*image* as a ``data:`` URL, small; None where that cannot be."""
     from kling_async import fitting  # Pillow is in an extra
 
-    small = fitting.thumbnail(image)
+    small = fitting.thumbnail(image, side)
     if small is None:
         try:
             if isinstance(image, Path) and image.stat().st_size > _EMBEDDED_BYTES:
@@ -293,14 +302,32 @@ def _bar(parts: Iterable[tuple[str, float]]) -> list[tuple[str, str, str]]:
 
 
 def _facts(request: VideoRequest) -> Iterator[str]:
-    yield request.model_name
-    if request.mode:
-        yield request.mode
-    if request.duration:
-        yield f"{request.duration} s"
-    sound = getattr(request, "sound", None)
-    if sound:
-        yield f"sound {sound}"
+    """What is asked for, with Kling's defaults (API reference, image2video: create)."""
+    given = request.extra_body or {}  # merged over the fields
+    yield str(given.get("model_name", request.model_name))
+    model = checking.capabilities().models.get(request.model_name)
+    mode = given.get("mode", request.mode or ("std" if model is not None and model.modes else None))
+    if mode:
+        yield str(mode)
+    yield f"{given.get('duration', request.duration or 5)} s"
+    if given.get("sound", getattr(request, "sound", None)) == "on":
+        yield "with sound"
+
+
+def _place(item: "Item") -> str:
+    """Where the item stands, if that is more than its picture."""
+    pictures = images.sources((item.original or item).request)  # a fitted picture lies elsewhere
+    is_picture = any(isinstance(source, str | Path) and str(source) == item.place for _, source in pictures)
+    return "" if is_picture else item.place
+
+
+def _cost(entry: Entry, estimate: Decimal | None) -> str:
+    """What an item cost or will cost; empty where it costs nothing."""
+    if entry.units is not None:
+        return in_units(entry.units)
+    if estimate is not None and (entry.is_made or entry.state != "failed"):
+        return f"about {in_units(estimate)}"
+    return "units unknown" if entry.is_made else ""
 
 
 def _money(entry: Entry) -> str:
@@ -308,7 +335,7 @@ def _money(entry: Entry) -> str:
     if entry.error is None:
         return ""
     if entry.units:
-        return f"{_units(entry.units)} units were charged."
+        return f"{in_units(entry.units)} {'was' if entry.units == 1 else 'were'} charged."
     if entry.error_type == "TaskFailedError":
         return "Kling deducts units at success."
     return {

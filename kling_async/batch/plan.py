@@ -108,23 +108,28 @@ def plan(
     )
 
 
-def count_earlier(budget: Budget, records: Iterable[Record], provider: Provider) -> dict[str, int]:
+def count_earlier(
+    budget: Budget, records: Iterable[Record], provider: Provider
+) -> tuple[dict[str, int], int]:
     """Let *budget* know what all tasks of a journal cost, or may have cost, whoever asks for them now.
 
     Returns:
-        The reservations of those that still run, by external_task_id: to be settled when they end.
+        The reservations of those that still run, by external_task_id: to be settled when they end; and how
+        many there are of which nobody knows what they cost.
     """
     running: dict[str, int] = {}
+    unknown = 0
     for record in records:
         told = None if record.units is None else Decimal(record.units)
         is_free = record.state in _FREE
         units = told if is_free else charged(told, request_of(record), provider, budget.prices)
+        unknown += units is None and not is_free
         number = budget.reserve(units or Decimal(0))
         if is_terminal(TaskStatus(record.state)):
             budget.settle(number, None)
         else:
             running[record.external_task_id] = number
-    return running
+    return running, unknown
 
 
 def _seconds(items: Iterable[Item], slots: int) -> float:

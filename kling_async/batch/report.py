@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from kling_async.batch.documents import Documents, RunState, Summary, former_times
-from kling_async.batch.entries import Entry, after_end, after_event, after_run, from_journal
+from kling_async.batch.entries import Entry, after_end, after_event, after_run, from_journal, stored
 from kling_async.instrumentation import Event
 from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kling_async.batch.earlier import Earlier
     from kling_async.batch.gallery import Gallery
     from kling_async.batch.items import Item
+    from kling_async.protocol.budget import Budget
 
 __all__ = ["FILE_NAME", "PAGE_NAME", "Report"]
 
@@ -38,6 +39,8 @@ PAGE_NAME: Final = "index.html"
 
 _LEAST_INTERVAL: Final = 2.0
 """Seconds between two writings: nobody reads faster, and the page reloads itself every 5 s."""
+_HEARTBEAT: Final = 30.0
+"""Seconds until it is written without news: after 2 min of silence the page doubts that the run goes on."""
 _SHARE: Final = 9
 """Times as long as it took to write, until the next: writing takes a tenth of the time at most."""
 _PATIENCE: Final = {"running": 1.0, "ended": 10.0}
@@ -49,6 +52,8 @@ logger = logging.getLogger("kling_async")
 class Report:
     """What became of each item of a batch, kept written in its folder.
 
+    A file of these names that is not of ours is left alone, which is told once.
+
     `tell` is a hook of the client, `ended` takes the stream's completions, both on the event loop; `kept` or
     `write` write. An earlier run's report in the folder keeps its time lines, by external_task_id.
 
@@ -59,9 +64,14 @@ class Report:
         provider: who makes it.
         earlier: what a journal holds of *items*.
         estimates: what each item will cost, in units, None where unknown; left out, nothing is estimated.
-        budget: units that may be spent.
+        budget: what may be spent, and is: its figures are shown as they are at each writing.
         clock: Unix seconds.
         warn: takes a line for people; by default the log's warnings.
+
+    Attributes:
+        items: as given.
+        entries: how each stands.
+        page: ``index.html``, once it is written; None where it cannot be.
     """
 
     def __init__(
@@ -73,32 +83,35 @@ class Report:
         provider: Provider,
         earlier: "Earlier | None" = None,
         estimates: Sequence[Decimal | None] = (),
-        budget: Decimal | None = None,
+        budget: "Budget | None" = None,
         clock: WallClock = time.time,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
         self.items = tuple(items)
         self._folder = folder
         self._title = title
-        self._provider = provider.name
+        self._provider = provider
         self._estimates = tuple(estimates) or (None,) * len(self.items)
         self._budget = budget
         self._clock = clock
         self._warn = warn
-        self._warned = False
+        self._told: set[str] = set()
         self._began = clock()
         self._state: RunState = "ended"
+        self.page: Path | None = None
         self._news = asyncio.Event()
-        self._former = former_times(folder / FILE_NAME)
+        former = former_times(folder / FILE_NAME)
+        self._is_ours = former is not None
+        self._former = former or {}
         self._by_id: dict[str, int] = {}
         self._by_name: dict[str, list[int]] = collections.defaultdict(list)
         self._met: set[int] = set()
-        self._strangers = (
-            frozenset(row.external_task_id for row in earlier.unlisted) if earlier else frozenset()
-        )
+        unlisted = earlier.unlisted if earlier else ()
+        self._strangers = frozenset(row.external_task_id for row in unlisted)
+        self._unlisted = len({row.path for row in unlisted if stored(row, folder) is not None})
         rows = earlier.rows if earlier else (None,) * len(self.items)
         # a value takes another's place whole, so the thread that writes reads them without a lock
-        self.entries = [Entry() if row is None else from_journal(row, folder) for row in rows]
+        self.entries = [Entry() if row is None else self._priced(from_journal(row, folder)) for row in rows]
         for index, (item, entry) in enumerate(zip(self.items, self.entries, strict=True)):
             self._by_name[item.name].append(index)
             if entry.external_task_id is not None:
@@ -117,7 +130,7 @@ class Report:
         before = self.entries[index]
         if event.external_task_id not in (None, before.external_task_id):
             before = self._remembered(Entry(external_task_id=event.external_task_id))
-        self._set(index, after_event(before, event))
+        self._set(index, after_event(before, event, self.items[index].name))
 
     def ended(self, completion: Completion) -> None:
         """One item came to its end."""
@@ -126,21 +139,19 @@ class Report:
         if known not in (None, entry.external_task_id):
             entry = self._remembered(Entry(external_task_id=known))
         self._met.add(index)
-        self._set(index, after_end(entry, completion))
+        self._set(index, after_end(entry, completion, self.items[index].name))
 
     def summary(self, entries: Sequence[Entry] | None = None) -> Summary:
         """The batch as a whole, as it stands now."""
         entries = self.entries if entries is None else entries
         counts = collections.Counter[str](entry.state for entry in entries)
-        pairs = zip(entries, self._estimates, strict=True)
-        estimated = (
-            estimate
-            for entry, estimate in pairs
-            if estimate is not None and entry.units is None and entry.state in ("done", "running")
+        pairs = list(zip(entries, self._estimates, strict=True))
+        coming = (
+            estimate for entry, estimate in pairs if entry.state == "running" and entry.cost(estimate) is None
         )
         return Summary(
             title=self._title,
-            provider=self._provider,
+            provider=self._provider.name,
             state=self._state,
             began_at=datetime.fromtimestamp(self._began, UTC),
             written_at=datetime.fromtimestamp(self._clock(), UTC),
@@ -150,9 +161,12 @@ class Report:
             running=counts["running"],
             waiting=counts["waiting"],
             not_submitted=counts["not_submitted"],
-            units=sum((entry.units for entry in entries if entry.units is not None), Decimal(0)),
-            estimated=sum(estimated, Decimal(0)),
-            budget=self._budget,
+            units=sum((entry.cost(estimate) or Decimal(0) for entry, estimate in pairs), Decimal(0)),
+            estimated=sum((estimate or Decimal(0) for estimate in coming), Decimal(0)),
+            unknown=sum(entry.is_unknown(estimate) for entry, estimate in pairs),
+            budget=None if self._budget is None else self._budget.limit,
+            spent=None if self._budget is None else self._budget.spent,
+            unlisted=self._unlisted,
         )
 
     # Writing
@@ -162,8 +176,8 @@ class Report:
         """Keep both files written while the block runs, and write them once more when it is over.
 
         The client is closed within the block, so that the end tells what still runs. Both are written in a
-        thread when there is news, at most every 2 s and for at most a tenth of the time. What prevents it is
-        told once; the block never hears of it.
+        thread when there is news, and every 30 s without; at most every 2 s and for at most a tenth of the
+        time. What prevents it is told once; the block never hears of it.
         """
         self._state = "running"
         self._news.set()
@@ -187,24 +201,30 @@ class Report:
         """
         entries = list(self.entries)
         summary = self.summary(entries)
-        _replace(self._folder / FILE_NAME, self._documents.report(summary, entries))
+        if self._is_ours:
+            _replace(self._folder / FILE_NAME, self._documents.report(summary, entries))
+        else:
+            self._tell_once(FILE_NAME, f"{self._folder / FILE_NAME} is not of ours and is left alone")
         page = self._folder / PAGE_NAME
         try:
             from kling_async.batch.gallery import Gallery, is_ours  # Jinja2 is in an extra
         except ImportError:
-            self._tell_once(f"{PAGE_NAME} needs Jinja2: pip install 'kling-async[cli]'")
+            self._tell_once(PAGE_NAME, f"{PAGE_NAME} needs Jinja2: pip install 'kling-async[cli]'")
             return
         if self._gallery is None:
             if not is_ours(page):
-                self._tell_once(f"{page} is not a gallery of ours and is left alone; {FILE_NAME} is written")
+                self._tell_once(PAGE_NAME, f"{page} is not a gallery of ours and is left alone")
                 return
             self._gallery = Gallery(self._folder, self.items, self._estimates)
         _replace(page, self._gallery.page(summary, entries, patience=_PATIENCE[self._state]))
+        self.page = page
 
     async def _keep(self, pool: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._news.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEARTBEAT):
+                    await self._news.wait()
             self._news.clear()
             took = await loop.run_in_executor(pool, self._try_to_write)
             await asyncio.sleep(max(_LEAST_INTERVAL, took * _SHARE))
@@ -215,14 +235,15 @@ class Report:
         try:
             self.write()
         except OSError as error:
-            self._tell_once(f"the report in {self._folder} cannot be written: {error.strerror or error}")
+            self._tell_once("", f"the report in {self._folder} cannot be written: {error.strerror or error}")
         except Exception as bug:  # noqa: BLE001 - a picture that no decoder foresaw must not cost a paid video
-            self._tell_once(f"the report in {self._folder} cannot be written: {type(bug).__name__}: {bug}")
+            what = f"{type(bug).__name__}: {bug}"
+            self._tell_once("", f"the report in {self._folder} cannot be written: {what}")
         return time.monotonic() - began
 
-    def _tell_once(self, line: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def _tell_once(self, about: str, line: str) -> None:
+        if about not in self._told:
+            self._told.add(about)
             self._warn(line)
 
     # Who is meant
@@ -244,8 +265,14 @@ class Report:
 
     def _set(self, index: int, entry: Entry) -> None:
         if entry is not self.entries[index]:
-            self.entries[index] = entry
+            self.entries[index] = self._priced(entry)
             self._news.set()
+
+    def _priced(self, entry: Entry) -> Entry:
+        """*entry* without the units that a gateway was charged: what that charges, prices alone tell."""
+        if self._provider.account or entry.units is None:
+            return entry
+        return attrs.evolve(entry, units=None)
 
     def _remembered(self, entry: Entry) -> Entry:
         """*entry* with the times that an earlier run's report holds of its task."""

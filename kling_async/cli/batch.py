@@ -114,13 +114,14 @@ def batch(
     anew = Again(failed=retry_failed, keys=again, resend=resend)
     resumption = asyncio.run(look_back(out.expanduser(), asked_for, anew))
     items = resumption.items
-    running = {} if purse is None else count_earlier(purse, resumption.records, provider)
+    running, unknown = ({}, 0) if purse is None else count_earlier(purse, resumption.records, provider)
     planned = plan(resumption.new(), provider, prices=own, budget=purse, slots=max_in_flight)
     preview = Preview(
         source=found,
         items=items,
         plan=planned,
         budget=purse,
+        unknown=unknown,
         is_list_price=own is None,
         going_on=resumption.told(),
     )
@@ -161,6 +162,7 @@ def batch(
             folder=folder,
             timeout=timeout,
             resumption=resumption,
+            prices=own,
             budget=purse,
             stop_after_failures=stop_after_failures,
             report=report,

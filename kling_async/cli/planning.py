@@ -86,6 +86,7 @@ class Preview:
         items: those asked for.
         plan: of those that no earlier run has made.
         budget: what may be spent.
+        unknown: tasks of earlier runs of which nobody knows what they cost.
         is_list_price: whether the prices are Kling's own list prices.
         going_on: what an earlier run left, one line.
     """
@@ -94,6 +95,7 @@ class Preview:
     items: Sequence[Item]
     plan: Plan
     budget: Budget | None
+    unknown: int
     is_list_price: bool
     going_on: str
 
@@ -146,6 +148,7 @@ class Preview:
         parts = [in_units(budget.limit)]
         parts += [f"{plain(budget.spent)} spent by earlier runs"] if budget.spent else []
         parts += [f"{plain(budget.reserved)} for what runs"] if budget.reserved else []
+        parts += [f"unknown for {self.unknown} of earlier runs"] if self.unknown else []
         parts += [f"no room for {plan.beyond} of them"] if plan.beyond else []
         parts += [f"{plan.refused} left out for want of a price"] if plan.refused else []
         return ", ".join(parts)

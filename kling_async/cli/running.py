@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import attrs
 
 from kling_async.batch import Item
-from kling_async.batch.report import PAGE_NAME, Report
-from kling_async.checking import estimate
+from kling_async.batch.report import Report
+from kling_async.checking import charged, estimate
 from kling_async.cli.interrupts import INTERRUPTED
 from kling_async.cli.options import Common
 from kling_async.cli.progress import Progress, Running
@@ -51,10 +51,12 @@ class _Stream:
     folder: Path
     resumption: Resumption
     report: Report
+    cost: Callable[[Completion], Decimal | None]
     budget: Budget | None = None
     stop_after_failures: int = 0
     failures: list[Completion] = attrs.field(factory=list[Completion])
     units: Decimal = Decimal(0)
+    unknown: int = 0
     beyond: int = 0
     unpriced: int = 0
     failures_in_a_row: int = 0
@@ -103,7 +105,9 @@ class _Stream:
                 screen.result("", document)
             return
         if done.error is None:
-            self.units += (done.task.units or 0) if not done.resumed else 0
+            cost = Decimal(0) if done.resumed else self.cost(done)
+            self.units += cost or 0
+            self.unknown += cost is None
             if done.resumed:
                 progress.saved += 1
                 progress.resumed += 1
@@ -134,7 +138,9 @@ class _Stream:
         parts = [f"{saved} done{there}"]
         parts += [f"{len(told)} failed"] if told else []
         parts += [f"{idle} not submitted"] if idle else []
-        cost = f"; {in_units(self.units)}" if self.units else ""
+        costs = [in_units(self.units)] if self.units else []
+        costs += [f"a cost unknown for {self.unknown}"] if self.unknown else []
+        cost = f"; {' and '.join(costs)}" if costs else ""
         screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{cost}")
         if self.beyond and self.budget is not None:
             left = plain(max(self.budget.left, Decimal(0)))
@@ -159,7 +165,8 @@ class _Stream:
         if progress.running:
             screen.complain("Run the same command again to wait on for what runs.")
         tell_pick_up(self.common, progress, self.resumption.unlisted(), self.folder)
-        screen.say(f"look at them: {self.folder / PAGE_NAME}")
+        if self.report.page is not None:
+            screen.say(f"look at them: {self.report.page}")
         if screen.is_json:
             counts = {
                 "done": saved,
@@ -167,6 +174,7 @@ class _Stream:
                 "failed": len(told),
                 "not_submitted": idle,
                 "units": float(self.units),
+                "units_unknown": self.unknown,
                 "folder": str(self.folder),
             }
             screen.result("", {"summary": counts})
@@ -192,7 +200,7 @@ def report_of(
         provider=provider,
         earlier=resumption.earlier if resumption is not NOTHING else None,
         estimates=[estimate(item.request, provider, prices) for item in items],
-        budget=None if budget is None else budget.limit,
+        budget=budget,
         warn=screen.complain,
     )
 
@@ -207,6 +215,7 @@ async def run_stream(
     timeout: float,
     report: Report,
     resumption: Resumption = NOTHING,
+    prices: Prices | None = None,
     budget: Budget | None = None,
     stop_after_failures: int = 0,
 ) -> int:
@@ -221,10 +230,15 @@ async def run_stream(
         timeout: seconds for each task from its acknowledgement.
         report: a hook of *kling* too; written to *folder*.
         resumption: what an earlier run left.
+        prices: the user's own.
         budget: what may be spent.
         stop_after_failures: submit no more after so many in a row; 0: go on.
     """
-    stream = _Stream(common, progress, folder, resumption, report, budget, stop_after_failures)
+
+    def cost(done: Completion) -> Decimal | None:
+        return charged(done.task.units, done.request, kling.provider, prices)
+
+    stream = _Stream(common, progress, folder, resumption, report, cost, budget, stop_after_failures)
     progress.running |= resumption.running()
     progress.unlisted = frozenset(row.external_task_id for row in resumption.earlier.unlisted)
     async with report.kept(), kling:

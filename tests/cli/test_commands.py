@@ -109,7 +109,15 @@ def test_batch_to_its_end(here: Any, pictures: Path, simulator: Simulator, monke
         "b": (False, None, "TaskFailedError"),
         "c": (False, None, "PolicyError"),
     }
-    counts = {"done": 1, "resumed": 0, "failed": 2, "not_submitted": 0, "units": 3.0, "folder": "out"}
+    counts = {
+        "done": 1,
+        "resumed": 0,
+        "failed": 2,
+        "not_submitted": 0,
+        "units": 3.0,
+        "units_unknown": 0,
+        "folder": "out",
+    }
     assert summary == {"summary": counts}
     assert Path("out", "fine.mp4").read_bytes()
     assert {made.body["duration"] for made in simulator.ledger.made} == {"10"}

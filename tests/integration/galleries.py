@@ -12,6 +12,7 @@ from PIL import Image
 
 from kling_async import (
     KLING,
+    Budget,
     ImageToVideo,
     KlingError,
     MultiImageToVideo,
@@ -216,7 +217,7 @@ def batch(
         title="Summer campaign",
         provider=KLING,
         estimates=[Decimal("2.5")] * count,
-        budget=Decimal(200),
+        budget=Budget(200, spent=Decimal("99.5")),
         clock=lambda: next(ticks, EPOCH + 812.4),
     )
     run(report, folder, videos or films(pictures, side), until=until)

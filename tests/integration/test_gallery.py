@@ -1,6 +1,7 @@
 """The gallery in a real browser: all of it is seen, plays, fits, and nothing in it comes from elsewhere."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ DECODES = "(image) => { image.loading = 'eager'; return image.decode().then(() =
 
 FOCUS = "(({tagName, src, paused}) => [tagName, src, paused])(document.activeElement)"
 """What has the focus, and whether it rests."""
+
+LIVE = "document.querySelector('.live').textContent"
 
 FIRST = "document.querySelector('video')"
 
@@ -218,5 +221,69 @@ def test_reloads(gallery: Gallery):
         assert await tab.evaluate("document.querySelector('.live')") is None
         assert await tab.evaluate("typeof every") == "undefined"
         await tab.send("Page.removeScriptToEvaluateOnNewDocument", identifier=clock["identifier"])
+
+    gallery.looked_at(act)
+
+
+@pytest.mark.parametrize(
+    ("ago", "words"),
+    [
+        (60, "running for 0.0 s, as of "),
+        (200, "no news for 3 min: if it was ended, run it again"),
+        (3 * 3600, "no news for 3 h: if it was ended, run it again"),
+        (5 * 86400, "no news for 5 days: if it was ended, run it again"),
+    ],
+)
+def test_silence(gallery: Gallery, ago: float, words: str):
+    """A page that was written long ago doubts that the run goes on, and comes anew all the same."""
+    folder = gallery.page.parent.parent / "silent"
+    report = batch(folder, count=12, until=6, videos=gallery.videos)
+    began = time.time() - ago
+    report._began, report._clock, report._state = began, lambda: began, "running"
+    report.write()
+
+    async def act(tab: Page) -> None:
+        clock = await tab.send("Page.addScriptToEvaluateOnNewDocument", source=CLOCK)
+        await tab.open((folder / "index.html").as_uri())
+        told = await tab.evaluate(LIVE)
+        assert told.startswith(words)
+        await tab.evaluate("every.look()")
+        await tab.loaded()
+        assert (await tab.evaluate(LIVE)).startswith(words)
+        await tab.send("Page.removeScriptToEvaluateOnNewDocument", identifier=clock["identifier"])
+
+    gallery.looked_at(act)
+
+
+@pytest.mark.parametrize(("days", "has_year"), [(0, False), (1, True)])
+def test_date(gallery: Gallery, days: int, has_year: bool):
+    """The time of writing has its date only where that is not today's."""
+    folder = gallery.page.parent.parent / "dated"
+    report = batch(folder, count=12, until=6, videos=gallery.videos)
+    then = time.time() + days * 86400  # of a clock that is ahead, as it would be silence else
+    report._clock, report._state = lambda: then, "running"
+    report.write()
+
+    async def act(tab: Page) -> None:
+        await tab.open((folder / "index.html").as_uri())
+        told = await tab.evaluate("document.querySelector('.clock').textContent")
+        year = await tab.evaluate(f"String(new Date({then * 1000}).getFullYear())")
+        assert (year in told) == has_year
+        assert ":" in told
+
+    gallery.looked_at(act)
+
+
+def test_print(gallery: Gallery):
+    """Printed, three cards stand in a row, and the pictures of all are there without being scrolled to."""
+
+    async def act(tab: Page) -> None:
+        await tab.look(720)
+        await tab.send("Emulation.setEmulatedMedia", media="print")
+        columns = "getComputedStyle(document.querySelector('main')).gridTemplateColumns.split(' ').length"
+        assert await tab.evaluate(columns) == 3
+        assert await tab.evaluate("[...document.images].every((each) => each.complete && each.naturalWidth)")
+        assert await tab.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+        await tab.send("Emulation.setEmulatedMedia", media="")
 
     gallery.looked_at(act)
