@@ -75,6 +75,7 @@ class Stream:
     failure: BaseException | None = None
     names: collections.Counter[str] = attrs.field(factory=collections.Counter[str])
     reserved: dict[Flight, int] = attrs.field(factory=dict[Flight, int])
+    waiting: set[Flight] = attrs.field(factory=set[Flight])
 
     @property
     def engine(self) -> Engine:
@@ -107,10 +108,12 @@ class Stream:
         self.news.set()
 
     def stop_feeding(self) -> None:
-        """Take no more requests; what is in flight is still delivered."""
+        """Take no more requests, withdraw what waits for the budget; what is in flight is still delivered."""
         if self.feeder is not None:
             self.feeder.cancel()
         self.fed = True
+        for flight in tuple(self.waiting):
+            self.engine.intake.withdraw(flight)
 
     # The feeder's side
 
@@ -188,6 +191,7 @@ class Stream:
         budget = self.budget
         assert budget is not None  # else nobody asks
         assert flight.request is not None  # it came from a stream
+        self.waiting.discard(flight)
         units = estimate(flight.request, self.engine.api.provider, budget.prices)
         if units is None and not budget.allow_unpriced:
             raise BudgetError(
@@ -203,22 +207,33 @@ class Stream:
             raise BudgetError(what, units=units)
         future = self.engine.crew.loop.create_future()
         budget.on_settled(lambda: None if future.done() else future.set_result(None))
+        self.waiting.add(flight)
         return future
 
     def _account(self, flight: Flight) -> None:
-        """Tell the budget what *flight* cost, if it was reserved here and is over, or nobody will know."""
-        if self.budget is None or not (flight.done or flight.error is not None):
+        """Tell the budget what *flight* cost, if it was reserved here and is over."""
+        if self.budget is None or not (flight.done or flight.same is not None):
             return
+        self.waiting.discard(flight)
         number = self.reserved.pop(flight, None)
         if number is None:
             return
         status, units = flight.task.status, flight.task.units
         assert flight.request is not None  # it came from a stream
-        if status in (TaskStatus.REFUSED, TaskStatus.FAILED):
+        if flight.same is not None:  # somebody else's, who accounts for it
+            units = Decimal(0)
+        elif status in (TaskStatus.REFUSED, TaskStatus.FAILED):
             units = units or Decimal(0)
         else:
             units = charged(units, flight.request, self.engine.api.provider, self.budget.prices)
         self.budget.settle(number, units)
+
+    def settle(self) -> None:
+        """The client is closed: what still runs is paid, and nobody here will know what it came to."""
+        for number in self.reserved.values():
+            assert self.budget is not None  # it was reserved there
+            self.budget.settle(number, None)
+        self.reserved.clear()
 
     # The engine's side
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
+from kling_async.journal import Record
 from kling_async.pollers import Pollers
 from kling_async.preparation import Preparation
 from kling_async.protocol import identity
@@ -137,7 +138,9 @@ class Intake:
             self._preparation.warn(flight, warnings)
         if admit is not None and asked_again is not None:
             self._submission.lines.set_aside(flight)
-            if not self._crew.spawn(self._admitted_later(flight, admit, asked_again)):
+            self._register.name(flight, flight.judged.external_task_id or "")
+            later = self._admitted_later(flight, _without_row(flight), admit, asked_again)
+            if not self._crew.spawn(later):
                 self.withdraw(flight)
         elif flight.in_line:
             self._place(flight)
@@ -150,25 +153,34 @@ class Intake:
             await self.check(flight, recording, admit=admit)
 
     async def _admitted_later(
-        self, flight: Flight, admit: Admit, asked_again: "asyncio.Future[None] | None"
+        self,
+        flight: Flight,
+        record: Record | None,
+        admit: Admit,
+        asked_again: "asyncio.Future[None] | None",
     ) -> None:
-        """Wait until *flight*, which is set aside so that nobody behind it waits too, may go on."""
+        """Wait until *flight*, which is set aside so that nobody behind it waits too, may go on.
+
+        Meanwhile it has its name, so that nobody else is sent for it, and no row: nothing was intended yet.
+        """
         try:
             while asked_again is not None:
                 await asked_again
-                asked_again = admit(flight) if self._register.is_new(flight) else None
+                asked_again = admit(flight) if flight.in_line else None
         except KlingError as error:
-            flight.record = None  # nothing of it was to be recorded yet
             self.withdraw(flight, flight.about(error))
         finally:
             self._submission.lines.take_back(flight)
         if flight.in_line:
+            if flight.record is None:  # else somebody who wanted the same has recorded it
+                flight.record = record
             self._place(flight)
 
     def _place(self, flight: Flight) -> None:
         """*flight* is checked: it goes on its way, or what it wants is there or on its way already."""
         name = flight.judged.external_task_id or ""
         same = self._register.find(name)
+        same = None if same is flight else same  # it has waited under its name
         settled = self._register.settled(name)
         unresolved = self._register.unresolved.get(name)
         if same is None and settled is not None and not flight.resumed:
@@ -327,3 +339,9 @@ class Intake:
         self._register.learned_id(flight)
         self._submission.lines.hold(flight)
         self._pollers.watch(flight, soon=True)
+
+
+def _without_row(flight: Flight) -> Record | None:
+    """Take its row from *flight* and return it: whatever becomes of it is not written."""
+    record, flight.record = flight.record, None
+    return record

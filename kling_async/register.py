@@ -36,6 +36,7 @@ class Register:
         self._by_task_id: dict[str, Flight] | None = None
         self._settled: dict[str, Task] = {}
         self._left: dict[str, Flight] = {}
+        self._successors: dict[str, str] = {}
 
     def add(self, flight: Flight, name: str | None = None) -> None:
         """*flight* is under way, and found by *name* if it has one yet."""
@@ -50,7 +51,7 @@ class Register:
 
     def find(self, name: str | None) -> Flight | None:
         """The flight of that name, if it is one of ours and not over."""
-        return None if name is None else self._named.get(name)
+        return None if name is None else self._named.get(self._successors.get(name, name))
 
     def is_new(self, flight: Flight) -> bool:
         """Whether *flight*, named and in line, is to be submitted: nobody wanted the same before."""
@@ -115,7 +116,11 @@ class Register:
 
     def settled(self, external_task_id: str) -> Task | None:
         """How a task with a key ended before in this engine: the same key and request is the same task."""
-        return self._settled.get(external_task_id)
+        return self._settled.get(self._successors.get(external_task_id, external_task_id))
+
+    def succeed(self, former: str, name: str) -> None:
+        """What was wanted under the name *former* is wanted under *name* from now on."""
+        self._successors[former] = name
 
     def keep_unresolved(self, flight: Flight) -> None:
         """Keep what only the caller can decide to submit anew."""

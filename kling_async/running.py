@@ -183,6 +183,7 @@ class Running:
         """A stream whose feeder never began, because the client was closed at once, ends too."""
         for stream in list(self._streams):
             stream.cut_off()
+            stream.settle()
 
     def attach(self, token: identity.Token) -> TaskHandle:
         """See `KlingClient.attach`."""
@@ -209,6 +210,8 @@ class Running:
         finally:
             if flight.judged.status is TaskStatus.REFUSED:
                 self.engine.register.unresolved[name] = lost
+            else:
+                self.engine.register.succeed(name, flight.judged.external_task_id or "")
         return TaskHandle(self.engine, flight)
 
     async def make(

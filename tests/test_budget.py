@@ -10,7 +10,16 @@ from decimal import Decimal
 import pytest
 import virtual_time
 
-from kling_async import COMETAPI, BudgetError, ConfigurationError, KlingError, Outcome, Polling, new_api
+from kling_async import (
+    COMETAPI,
+    BudgetError,
+    ConfigurationError,
+    KlingError,
+    Outcome,
+    Polling,
+    TaskFailedError,
+    new_api,
+)
 from kling_async.checking import estimate
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.prices import Prices
@@ -344,3 +353,128 @@ def test_a_wrong_budget_is_told_at_once(world, wrong):
     here = world()
     with pytest.raises(ConfigurationError):
         virtual_time.run(main())
+
+
+def test_leaving_early_withdraws_what_waits(world):
+    """Who leaves the loop leaves nothing behind that is submitted later, when there is room."""
+
+    async def main():
+        async with here.client() as kling:
+            requests = [here.request(f"{FAILS} {number}") for number in range(12)]
+            async with kling.completions(requests, budget=3) as stream:
+                assert not (await anext(stream)).ok
+            waiting = kling.statistics().waiting
+            await asyncio.sleep(1000)
+            return waiting, kling.tasks()
+
+    here = world(seconds=100.0, fail_marker=FAILS)
+    assert virtual_time.run(main()) == (0, [])
+    assert len(here.times("POST")) <= 4
+
+
+def test_a_closed_budget_refuses_what_waits(world):
+    """When its owner closes it, what waits is refused, and what is in flight comes to its end."""
+
+    async def main():
+        async with here.client() as kling:
+            stream = kling.completions(
+                [here.request(FAILS), here.request("1"), here.request("2")], budget=budget
+            )
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(10)
+            budget.close()
+            return [await reading, *[done async for done in stream]]
+
+    here, budget = world(seconds=100.0, fail_marker=FAILS), Budget(3)
+    ends = {done.index: type(done.error) for done in virtual_time.run(main())}
+    assert ends == {0: TaskFailedError, 1: type(None), 2: BudgetError}
+    assert budget.spent == Decimal("1.5")
+
+
+def rows(path):
+    """Key, state and task of each row of a journal."""
+    with closing(sqlite3.connect(path)) as journal:
+        return journal.execute("SELECT key, state, task_id FROM tasks").fetchall()
+
+
+def test_what_waits_leaves_no_row(world, tmp_path):
+    """Closed while a request waits for its budget, the client has recorded nothing of it."""
+
+    async def main():
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            stream = kling.completions([("f", here.request(FAILS)), ("k", here.request("1"))], budget=2)
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(10)
+        reading.cancel()
+        await asyncio.wait([reading])
+
+    here = world(seconds=100.0, fail_marker=FAILS)
+    virtual_time.run(main())
+    assert [key for key, _, _ in rows(tmp_path / "journal.sqlite")] == ["f"]
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_the_twin_of_what_waits_is_the_same_task(world, tmp_path, keyed):
+    """Wanted by somebody else too while it waits, a request is sent once, and its row is that task's."""
+
+    async def main():
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            waiting = [here.request(FAILS), here.request("1")]
+            pairs = [("f", waiting[0]), ("k", waiting[1])]
+            first = kling.completions(pairs if keyed else waiting, budget=2)
+            reading = asyncio.ensure_future(anext(first))
+            await asyncio.sleep(10)
+            second = kling.completions(pairs[1:] if keyed else waiting[1:])
+            others = [done async for done in second]
+            return [await reading, *[done async for done in first], *others]
+
+    here = world(seconds=100.0, fail_marker=FAILS)
+    ends = virtual_time.run(main())
+    assert [done.ok for done in ends] == [False, True, True]
+    assert len(here.ledger.made) == 2
+    assert {state for _, state, _ in rows(tmp_path / "journal.sqlite")} == {"failed", "succeed"}
+
+
+def test_a_refused_poll_settles_nothing(world):
+    """While polls are refused, what is in flight stays reserved, and is given back when it failed."""
+
+    async def refusing(request, send):
+        if request.method == "GET" and 5 < here.time() < 95:
+            return Response(401, {}, b'{"code": 1002, "message": "no", "request_id": "r"}')
+        return await send()
+
+    async def main():
+        async with here.client() as kling:
+            stream = kling.completions([here.request(FAILS), here.request("1")], budget=budget)
+            with contextlib.suppress(KlingError):
+                [done async for done in stream]
+            await asyncio.sleep(500)
+
+    here, budget = world(seconds=100.0, fail_marker=FAILS, tamper=refusing), Budget(4)
+    virtual_time.run(main())
+    assert budget.reserved == 0
+    assert budget.spent == Decimal("1.5")
+
+
+def test_what_was_resubmitted_is_known_by_its_key(world):
+    """After `resubmit`, the same key and request is the task that it made."""
+
+    async def lost_once(request, send):
+        if request.method == "POST" and len(here.times("POST")) == 1:
+            return Response(504, {}, b"")
+        return await send()
+
+    async def main():
+        async with here.client(provider=new_api("http://127.0.0.1:1")) as kling:
+            requests = [("cat", here.request())]
+            (first,) = [done async for done in kling.completions(requests)]
+            handle = await kling.resubmit(first.error)
+            while_it_runs = await kling.submit(requests[0][1], key="cat")
+            await handle.result()
+            (after,) = [done async for done in kling.completions(requests)]
+            return handle, while_it_runs, after
+
+    here = world(face="new-api-2026", tamper=lost_once)
+    handle, while_it_runs, after = virtual_time.run(main())
+    assert handle.task_id == while_it_runs.task_id == after.task.task_id
+    assert len(here.ledger.made) == 1

@@ -2,7 +2,7 @@
 
 import collections
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -109,9 +109,15 @@ def plan(
 
 
 def count_earlier(
-    budget: Budget, records: Iterable[Record], provider: Provider
+    budget: Budget, records: Iterable[Record], provider: Provider, is_ours: Callable[[Record], bool]
 ) -> tuple[dict[str, int], int]:
     """Let *budget* know what all tasks of a journal cost, or may have cost, whoever asks for them now.
+
+    Args:
+        budget: of this run.
+        records: every row of the journal.
+        provider: whom this run talks to.
+        is_ours: whether this run goes on with a task; nobody will know what another's comes to.
 
     Returns:
         The reservations of those that still run, by external_task_id: to be settled when they end; and how
@@ -125,7 +131,7 @@ def count_earlier(
         units = told if is_free else charged(told, request_of(record), provider, budget.prices)
         unknown += units is None and not is_free
         number = budget.reserve(units or Decimal(0))
-        if is_terminal(TaskStatus(record.state)):
+        if is_terminal(TaskStatus(record.state)) or not is_ours(record):
             budget.settle(number, None)
         else:
             running[record.external_task_id] = number

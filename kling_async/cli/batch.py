@@ -16,7 +16,7 @@ from kling_async.batch.plan import count_earlier, plan
 from kling_async.cli import interrupts
 from kling_async.cli.generate import Out, Timeout
 from kling_async.cli.options import Common, Fields, folder_for
-from kling_async.cli.planning import Preview, Settler, is_agreed, read_prices, tell_bad_rows
+from kling_async.cli.planning import Preview, Settler, Streak, is_agreed, read_prices, tell_bad_rows
 from kling_async.cli.progress import Progress
 from kling_async.cli.resuming import Again, look_back
 from kling_async.cli.running import report_of, run_stream
@@ -114,7 +114,11 @@ def batch(
     anew = Again(failed=retry_failed, keys=again, resend=resend)
     resumption = asyncio.run(look_back(out.expanduser(), asked_for, anew))
     items = resumption.items
-    running, unknown = ({}, 0) if purse is None else count_earlier(purse, resumption.records, provider)
+    running, unknown = (
+        ({}, 0)
+        if purse is None
+        else count_earlier(purse, resumption.records, provider, common.is_ours(provider))
+    )
     planned = plan(resumption.new(), provider, prices=own, budget=purse, slots=max_in_flight)
     preview = Preview(
         source=found,
@@ -149,7 +153,8 @@ def batch(
         prices=own,
         budget=purse,
     )
-    hooks = [progress.tell, report.tell]
+    streak = Streak(stop_after_failures, purse)
+    hooks = [progress.tell, report.tell, streak.tell]
     if purse is not None:
         hooks.append(Settler(purse, running).tell)
     kling = common.client(hooks=hooks, max_in_flight=max_in_flight, check=check)
@@ -164,7 +169,7 @@ def batch(
             resumption=resumption,
             prices=own,
             budget=purse,
-            stop_after_failures=stop_after_failures,
+            streak=streak,
             report=report,
         )
     )

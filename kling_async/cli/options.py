@@ -2,9 +2,10 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import attrs
 from cyclopts import Group, Parameter
@@ -12,7 +13,8 @@ from dotenv import dotenv_values
 
 from kling_async.cli.screen import Screen
 from kling_async.client import KlingClient
-from kling_async.protocol import environment
+from kling_async.journal import Record
+from kling_async.protocol import auth, environment
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.models import DEFAULT_MODEL
@@ -66,6 +68,14 @@ class Common:
             if needs_key:
                 raise
             return KLING
+
+    def is_ours(self, provider: Provider) -> Callable[[Record], bool]:
+        """Whether the client of these options goes on with a task of a journal."""
+        try:
+            ours = auth.account(self.credentials()), urlsplit(provider.base_url).netloc
+        except ConfigurationError:  # a dry run needs no key
+            return lambda record: record.host == urlsplit(provider.base_url).netloc
+        return lambda record: (record.account, record.host) == ours
 
     def credentials(self) -> Credentials:
         """The credential `client` uses."""

@@ -45,7 +45,6 @@ class Progress:
         resumed: how many of them an earlier run saved.
         failed: items that failed, or were not waited for any longer, likewise.
         unlisted: tasks that the client polls for an earlier run and this one does not count, likewise.
-        failed_in_a_row: tasks that ended without a video since the last that did not.
     """
 
     screen: Screen
@@ -55,7 +54,6 @@ class Progress:
     resumed: int = 0
     failed: set[str] = attrs.field(factory=set[str])
     unlisted: frozenset[str] = frozenset()
-    failed_in_a_row: int = 0
     begun: float = attrs.field(factory=time.monotonic)
     _times: list[float] = attrs.field(factory=list[float])
     _said: set[str] = attrs.field(factory=set[str])
@@ -84,14 +82,12 @@ class Progress:
                 line = f"submitted as task {task or item}"
                 self._say(f"{event.key}: {line}" if event.key else line)
             case Completed(error=None):
-                self.failed_in_a_row = 0
                 if event.elapsed is not None:
                     self._times.append(event.elapsed)
                 if item in self.running:
                     self.running[item].task_id = event.task_id
                     self.running[item].ended = True
             case Completed():
-                self.failed_in_a_row += 1
                 self.running.pop(item, None)
             case Saved():
                 one = self.running.pop(item, None)

@@ -16,6 +16,7 @@ from kling_async.batch.report import Report
 from kling_async.checking import charged, estimate
 from kling_async.cli.interrupts import INTERRUPTED
 from kling_async.cli.options import Common
+from kling_async.cli.planning import Streak
 from kling_async.cli.progress import Progress, Running
 from kling_async.cli.resuming import NOTHING, Resumption
 from kling_async.cli.screen import Screen, duration, reason, task_as_dict
@@ -52,25 +53,17 @@ class _Stream:
     resumption: Resumption
     report: Report
     cost: Callable[[Completion], Decimal | None]
-    budget: Budget | None = None
-    stop_after_failures: int = 0
+    budget: Budget | None
+    streak: Streak
     failures: list[Completion] = attrs.field(factory=list[Completion])
     units: Decimal = Decimal(0)
     unknown: int = 0
     beyond: int = 0
     unpriced: int = 0
-    failures_in_a_row: int = 0
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether so many failed in a row that nothing more is submitted."""
-        return 0 < self.stop_after_failures <= self.failures_in_a_row
 
     def _submissions(self, items: Sequence[Item]) -> Iterator[VideoRequest | tuple[str, VideoRequest]]:
         for item in items:
-            # of what is in flight then, some may still succeed: the reason to stop stays
-            self.failures_in_a_row = max(self.failures_in_a_row, self.progress.failed_in_a_row)
-            if self.is_stopped:
+            if self.streak.is_over:
                 return
             yield item.submission
 
@@ -142,17 +135,15 @@ class _Stream:
         costs += [f"a cost unknown for {self.unknown}"] if self.unknown else []
         cost = f"; {' and '.join(costs)}" if costs else ""
         screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{cost}")
-        if self.beyond and self.budget is not None:
+        if self.beyond and self.budget is not None and not self.streak.is_over:
             left = plain(max(self.budget.left, Decimal(0)))
             screen.complain(f"the budget had no room for {self.beyond}: {left} of its units are left")
         if self.unpriced:
             screen.complain(
                 f"{self.unpriced} left out for want of a price: see --prices and --allow-unpriced"
             )
-        if self.is_stopped:
-            screen.complain(
-                f"stopped after {self.failures_in_a_row} failures in a row: see --stop-after-failures"
-            )
+        if self.streak.is_over:
+            screen.complain(f"stopped after {self.streak.count} failures in a row: see --stop-after-failures")
         for each in told:
             if each.error is not None:
                 screen.complain(f"  {each.key}: {reason(each.error)}")
@@ -217,7 +208,7 @@ async def run_stream(
     resumption: Resumption = NOTHING,
     prices: Prices | None = None,
     budget: Budget | None = None,
-    stop_after_failures: int = 0,
+    streak: Streak | None = None,
 ) -> int:
     """Submit *items*, save their videos to *folder*, tell it all; returns the exit code.
 
@@ -232,13 +223,13 @@ async def run_stream(
         resumption: what an earlier run left.
         prices: the user's own.
         budget: what may be spent.
-        stop_after_failures: submit no more after so many in a row; 0: go on.
+        streak: a hook of *kling* too, which says when nothing more is to be submitted.
     """
 
     def cost(done: Completion) -> Decimal | None:
         return charged(done.task.units, done.request, kling.provider, prices)
 
-    stream = _Stream(common, progress, folder, resumption, report, cost, budget, stop_after_failures)
+    stream = _Stream(common, progress, folder, resumption, report, cost, budget, streak or Streak(0))
     progress.running |= resumption.running()
     progress.unlisted = frozenset(row.external_task_id for row in resumption.earlier.unlisted)
     async with report.kept(), kling:

@@ -18,8 +18,9 @@ class Budget:
     exist, got lost, was given up, or was still running when its client was closed counts as spent. So the
     limit is crossed only where Kling deducts more than its price page says.
 
-    What an earlier run paid does not count, nor what somebody else has in flight under the same key: tell it
-    with *spent*. ``kling-async batch --budget`` does so with all that its folder's journal holds.
+    What an earlier run paid, has in flight or only began does not count, nor what somebody else has in flight
+    under the same key: the client brings that to its end whatever the budget says. Tell it with *spent*;
+    ``kling-async batch --budget`` does so with all that its folder's journal holds.
 
     Args:
         units: the limit, at least 0: in Kling's units; at a gateway, in whatever *prices* are in.
@@ -46,6 +47,7 @@ class Budget:
         self._held: dict[int, Decimal] = {}
         self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
+        self._is_closed = False
 
     def __repr__(self) -> str:
         """The figures."""
@@ -69,11 +71,11 @@ class Budget:
 
     def fits(self, units: Decimal) -> bool:
         """Whether *units* more may be reserved now."""
-        return units <= self.left
+        return units <= self.left and not self._is_closed
 
     def may_fit(self, units: Decimal) -> bool:
         """Whether *units* more fit if all that is in flight should cost nothing."""
-        return units <= self.limit - self._spent
+        return units <= self.limit - self._spent and not self._is_closed
 
     def reserve(self, units: Decimal) -> int:
         """A task is about to be submitted, and is thought to cost *units*; returns what settles it."""
@@ -90,13 +92,21 @@ class Budget:
         if estimate is None:
             return
         self._spent += estimate if units is None else units
-        waiting, self._waiting = self._waiting, []
-        for wake in waiting:
-            wake()
+        self._wake()
+
+    def close(self) -> None:
+        """Nothing fits any more, and who waits is told so; what is reserved goes on."""
+        self._is_closed = True
+        self._wake()
 
     def on_settled(self, wake: Callable[[], None]) -> None:
         """Call *wake* once, when something in flight has ended."""
         self._waiting.append(wake)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
 
 
 def _amount(units: Decimal | float | str) -> Decimal:
