@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
+
 from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
@@ -14,7 +16,7 @@ from kling_async.journal import Record
 from kling_async.pollers import Pollers
 from kling_async.preparation import Preparation
 from kling_async.protocol import identity
-from kling_async.protocol.errors import KlingError, RequestError
+from kling_async.protocol.errors import KlingError, RequestError, TaskLostError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 from kling_async.recording import Recording
 from kling_async.register import Register
@@ -207,12 +209,16 @@ class Intake:
             self._submission.ready(flight)
 
     def _recall(self, flight: Flight, settled: Task) -> None:
-        """*flight* was made before by this client: it is over, as it was then."""
+        """*flight* was made before by this client: it is as it was; what was given up is polled again."""
         flight.judged, flight.resumed = settled, True
+        if settled.status is TaskStatus.GIVEN_UP:
+            flight.judged = attrs.evolve(settled, status=TaskStatus.SUBMITTED)
         if flight.record is not None:  # the run that made it had no journal
             self._books.put(flight, lambda _: None)
         if settled.status is TaskStatus.FAILED:
             flight.error = flight.about(settled.failure())
+        elif settled.status is TaskStatus.LOST:
+            flight.error = flight.about(TaskLostError("the server no longer knew it"))
 
     def _mirror(self, flight: Flight, same: Flight) -> None:
         """*flight* wants what *same* already is: it leaves the line and shows what happens there."""

@@ -15,6 +15,10 @@ LEFT = 1_000
 """How many tasks that nobody waits for any more are remembered, the last ones."""
 
 
+_SETTLED = (TaskStatus.SUCCEED, TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP)
+"""The ends of tasks that were made: wanted again under their key, they are not made again."""
+
+
 class Register:
     """The flights of one engine.
 
@@ -130,7 +134,7 @@ class Register:
 
     def _keep_settled(self, flight: Flight) -> None:
         name = flight.judged.external_task_id
-        is_settled = flight.judged.status in (TaskStatus.SUCCEED, TaskStatus.FAILED)
+        is_settled = flight.judged.status in _SETTLED
         if name is not None and flight.key is not None and is_settled:
             self._settled[name] = attrs.evolve(flight.judged, raw={})
             if len(self._settled) > SETTLED:

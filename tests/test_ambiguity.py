@@ -23,6 +23,7 @@ from kling_async import (
     Retries,
     TaskStatus,
     WaitTimeoutError,
+    new_api,
 )
 from kling_async.protocol.models import Task
 from kling_async.protocol.wire import Response
@@ -725,3 +726,24 @@ def test_web_site_that_answers_5xx_ends_the_stream(world):
     assert statuses <= {TaskStatus.MAY_EXIST, TaskStatus.REFUSED}, "what was not sent is refused"
     assert "check the base URL" in str(error)
     assert error.outcome is Outcome.MAY_EXIST
+
+
+@pytest.mark.parametrize("look_up", [True, False])
+def test_what_was_given_up_is_waited_for_again_under_its_key(world, look_up):
+    """Wanted again under its key, without a journal too, a task that took too long is polled, not made."""
+
+    async def main():
+        options = {} if look_up else {"provider": new_api("http://127.0.0.1:1")}
+        polling = Polling(aim=None, factor=10, base=1, max_interval=10, jitter=0, give_up=100)
+        async with here.client(polling=polling, **options) as kling:
+            ends = []
+            for _ in range(2):
+                requests = [("cat", here.request())]
+                ends += [done.error async for done in kling.completions(requests)]
+            return ends
+
+    here = world(seconds=150.0, face="kling" if look_up else "new-api-2026")
+    first, second = virtual_time.run(main())
+    assert isinstance(first, WaitTimeoutError)
+    assert second is None
+    assert len(here.times("POST")) == 1

@@ -295,3 +295,35 @@ def test_a_full_stdout_loses_nothing(here: Any, pictures: Path, monkeypatch: pyt
     assert code == 0
     assert "stdout cannot be written: No space left on device" in err
     assert len(list(Path("out").glob("*.mp4"))) == 3
+
+
+def test_a_night_under_a_budget_ends_too(here: Any, pictures: Path, simulator: Simulator):
+    """After so many failures what waits for room in the budget is not submitted either."""
+    manifest(*({"key": str(n), "image": "in/a.png", "prompt": f"{n} [fail]"} for n in range(9)))
+    run = ("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "3", "--max-in-flight", "2")
+    code, _, err = here(*run, "--stop-after-failures", "2")
+    made = len(simulator.ledger.made)
+    assert (code, 2 <= made <= 4) == (1, True)
+    assert "failures in a row: see --stop-after-failures" in err
+    assert "no room" not in err.split("failed", 1)[1]
+
+
+def test_what_another_key_left_running_is_spent(
+    here: Any, command: Any, pictures: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody tells this run what became of it: it counts, and nothing waits for it."""
+    simulator.seconds = 3600.0
+    simulator._kling.api_keys = {"sim-key", "second"}
+    run = ("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "4.4")
+    manifest({"key": "a", "image": "in/a.png", "prompt": "x"})
+    with command.start(*run) as process:
+        while not simulator.ledger.made:
+            process.stderr.readline()
+        process.kill()
+        process.communicate(timeout=30)
+    simulator.seconds = 0.0
+    monkeypatch.setenv("KLING_API_KEY", "second")
+    manifest(*({"key": name, "image": "in/a.png", "prompt": name} for name in ("b", "c")))
+    code, _, err = here(*run)
+    assert "budget: 4.4 units, 1.5 spent by earlier runs, no room for 1 of them" in err
+    assert (code, len(simulator.ledger.made)) == (1, 2)
