@@ -537,7 +537,11 @@ def test_through_a_proxy(doctor: Doctor, certificate: Any):
             """Join the client with the server, whatever host it asked for."""
             there, back = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-            await asyncio.gather(pour(reader, back), pour(there, writer))
+            try:
+                await asyncio.gather(pour(reader, back), pour(there, writer))
+            finally:
+                back.transport.abort()
+                writer.transport.abort()
 
         host = Host(relay)
         with served(host.serve()) as url:

@@ -236,7 +236,7 @@ def test_reloads(gallery: Gallery):
 )
 def test_silence(gallery: Gallery, ago: float, words: str):
     """A page that was written long ago doubts that the run goes on, and comes anew all the same."""
-    folder = gallery.page.parent.parent / "silent"
+    folder = gallery.page.parent.parent / f"silent-{ago:.0f}"  # the page before still shows another
     report = batch(folder, count=12, until=6, videos=gallery.videos)
     began = time.time() - ago
     report._began, report._clock, report._state = began, lambda: began, "running"
@@ -258,7 +258,7 @@ def test_silence(gallery: Gallery, ago: float, words: str):
 @pytest.mark.parametrize(("days", "has_year"), [(0, False), (1, True)])
 def test_date(gallery: Gallery, days: int, has_year: bool):
     """The time of writing has its date only where that is not today's."""
-    folder = gallery.page.parent.parent / "dated"
+    folder = gallery.page.parent.parent / f"dated-{days}"
     report = batch(folder, count=12, until=6, videos=gallery.videos)
     then = time.time() + days * 86400  # of a clock that is ahead, as it would be silence else
     report._clock, report._state = lambda: then, "running"
