@@ -471,3 +471,11 @@ def test_any_bytes_are_rows_or_problems(data: bytes, head: bytes):
     except RequestError:
         rows = []
     assert all(isinstance(row, Row) and row.place.startswith("m.csv:") for row in rows)
+
+
+def test_a_mark_before_one_byte_of_another_encoding(tmp_path: Path):
+    """A file that begins as UTF-8 and has one byte of Windows-1252 keeps its first column's name."""
+    from kling_async.batch.texts import decoded
+
+    text, line = decoded(b"\xef\xbb\xbfimage,prompt\r\na.png,caf\xe9\r\n")
+    assert (text, line) == ("image,prompt\na.png,caf\u00e9\n", 2)

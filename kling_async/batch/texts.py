@@ -26,7 +26,7 @@ def decoded(data: bytes) -> tuple[str, int]:
         if encoding:
             raise
         doubtful = line_of(data, error.start)
-        text = data.decode("cp1252")
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("cp1252")
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
     return text.rstrip("\x1a"), doubtful
 

@@ -173,6 +173,22 @@ def test_the_map_holds_these_models_alone():
     assert [model.name for model in MAP.of("omni-video")] == ["kling-video-o1", "kling-v3-omni"]
 
 
+def test_what_omni_models_take():
+    """Section by section as the reference has them, though no request of this package reaches them."""
+    taken = {
+        "kling-video-o1": {"start_end_frame", "element_list"},
+        "kling-v3-omni": {"start_end_frame", "sound", "multi_shot", "element_list"},
+        "kling-3.0-turbo": {"sound"},
+    }
+    for name, features in taken.items():
+        model = MAP.models[name]
+        assert {feature for feature, cell in model.cells.items() if cell.letters["", ""] == "Y"} == features
+    assert MAP.models["kling-video-o1"].modes == MAP.models["kling-3.0-turbo"].modes == ("std", "pro")
+    assert MAP.models["kling-v3-omni"].modes == ("std", "pro", "4k")
+    assert MAP.models["kling-video-o1"].durations == tuple(map(str, range(3, 11)))
+    assert MAP.models["kling-v3-omni"].durations == tuple(map(str, range(3, 16)))
+
+
 @pytest.mark.parametrize("name", ["kling-video-o1", "kling-v3-omni", "kling-3.0-turbo"])
 @pytest.mark.parametrize("provider", [KLING, COMETAPI])
 def test_models_of_other_endpoints_are_refused(name, provider):
