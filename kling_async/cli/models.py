@@ -215,6 +215,7 @@ def _as_dict(model: Model, provider: Provider, rates: Prices) -> dict[str, Any]:
         "provider": provider.name,
         "provider_lacks": sorted(provider.lacks),
         "provider_reads": readings,
+        "text2video": dict(capabilities().text2video) if "text2video" in model.endpoints else None,
         "source": model.source,
     }
 

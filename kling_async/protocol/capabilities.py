@@ -103,6 +103,7 @@ class Capabilities:
         words: the words that documentation knows, by dotted field.
         words_source: where those stand, and what else holds for every model.
         readings: what providers read otherwise, by name or dialect and endpoint.
+        text2video: what models take otherwise where they are given no picture, in words, with its source.
     """
 
     models: Mapping[str, Model]
@@ -110,6 +111,7 @@ class Capabilities:
     words: Mapping[str, Sequence[str]]
     words_source: str
     readings: Mapping[tuple[str, str], Reading]
+    text2video: Mapping[str, Any]
 
     def of(self, endpoint: str) -> list[Model]:
         """The models that an endpoint takes, the oldest first."""
@@ -134,6 +136,9 @@ class Capabilities:
                 for name, endpoints in data["providers"].items()
                 for endpoint, table in endpoints.items()
             },
+            text2video=MappingProxyType(
+                data["text2video"] | {"source": sources[data["text2video"]["source"]]}
+            ),
         )
 
     def findings(self, request: VideoRequest, provider: Provider) -> list[Finding]:

@@ -103,6 +103,12 @@ def test_json_tells_every_cell(capsys):
     assert "2025-11-11" in named["kling-v2-5-turbo"]["modes"]["source"]
     assert "2026-09-20" in named["kling-v1"]["retired"]["source"]
     assert named["kling-v1"]["prices_source"] is None
+    assert named["kling-v2-1"]["text2video"] is None
+    text = named["kling-v3"]["text2video"]
+    assert text["aspect_ratio"] == ["16:9", "9:16", "1:1"]
+    assert "for no current model" in text["voice_list"]
+    assert text["camera_control"].startswith("kling-v1 alone, std 5 s")
+    assert "text2video" in text["source"]
 
 
 def test_a_gateway_lacks_and_doubts(capsys):

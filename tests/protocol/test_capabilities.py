@@ -595,7 +595,8 @@ def test_another_map_may_be_held_against_a_request():
             "sources": {"create": "a page of 2026"},
             "words": {},
             "models": models,
-            "multi-image2video": {"source": "create", "models": ["m"]},
+            "multi-image2video": {"source": "create"},
+            "text2video": {"source": "create"},
             "providers": {},
         }
     )
