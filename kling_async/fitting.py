@@ -161,7 +161,7 @@ def _located(image: str | Path | bytes) -> tuple[str, Path | bytes]:
             return "the picture given as bytes", source
         case Path():
             # Path's own expanduser raises for a user that does not exist; a `Path` is what it is.
-            path = Path(os.path.expanduser(source)) if isinstance(image, str) else source  # noqa: PTH111
+            path = Path(os.path.expanduser(source)) if isinstance(image, str) else source  # noqa: PTH111 - Path's raises for an unknown user
             return str(path), path
         case str():
             return "the picture given as base64", _from_base64(source)

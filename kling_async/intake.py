@@ -184,7 +184,7 @@ class Intake:
         same = self._register.find(name)
         same = None if same is flight else same  # it has waited under its name
         settled = self._register.settled(name)
-        unresolved = self._register.unresolved.get(name)
+        unresolved = self._register.may_exist(name)
         if same is None and settled is not None and not flight.resumed:
             self._recall(flight, settled)
         elif same is None and unresolved is not None and not flight.resumed:

@@ -55,12 +55,12 @@ class Register:
 
     def find(self, name: str | None) -> Flight | None:
         """The flight of that name, if it is one of ours and not over."""
-        return None if name is None else self._named.get(self._successors.get(name, name))
+        return None if name is None else self._named.get(self._current(name))
 
     def is_new(self, flight: Flight) -> bool:
         """Whether *flight*, named and in line, is to be submitted: nobody wanted the same before."""
         name = flight.judged.external_task_id or ""
-        known = self.find(name) or self.settled(name) or self.unresolved.get(name)
+        known = self.find(name) or self.settled(name) or self.may_exist(name)
         return flight.in_line and not flight.resumed and known is None
 
     def by_task_id(self, task_id: str) -> Flight | None:
@@ -120,11 +120,20 @@ class Register:
 
     def settled(self, external_task_id: str) -> Task | None:
         """How a task with a key ended before in this engine: the same key and request is the same task."""
-        return self._settled.get(self._successors.get(external_task_id, external_task_id))
+        return self._settled.get(self._current(external_task_id))
+
+    def may_exist(self, external_task_id: str) -> Flight | None:
+        """What ended as unresolved under that name, or under the one it was resubmitted as."""
+        return self.unresolved.get(self._current(external_task_id))
 
     def succeed(self, former: str, name: str) -> None:
         """What was wanted under the name *former* is wanted under *name* from now on."""
         self._successors[former] = name
+
+    def _current(self, name: str) -> str:
+        while name in self._successors:
+            name = self._successors[name]
+        return name
 
     def keep_unresolved(self, flight: Flight) -> None:
         """Keep what only the caller can decide to submit anew."""

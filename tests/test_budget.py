@@ -478,3 +478,26 @@ def test_what_was_resubmitted_is_known_by_its_key(world):
     handle, while_it_runs, after = virtual_time.run(main())
     assert handle.task_id == while_it_runs.task_id == after.task.task_id
     assert len(here.ledger.made) == 1
+
+
+def test_what_was_resubmitted_in_vain_is_not_sent_again(world):
+    """However often its answer is lost: the same key and request is sent by `resubmit` alone."""
+
+    async def lost(request, send):
+        return Response(504, {}, b"") if request.method == "POST" else await send()
+
+    async def main():
+        async with here.client(provider=new_api("http://127.0.0.1:1")) as kling:
+            requests = [("cat", here.request())]
+            (first,) = [done async for done in kling.completions(requests)]
+            last = first.error
+            for _ in range(2):
+                with pytest.raises(KlingError) as caught:
+                    await kling.resubmit(last)
+                last = caught.value
+            (after,) = [done async for done in kling.completions(requests)]
+            return after
+
+    here = world(face="new-api-2026", tamper=lost)
+    assert virtual_time.run(main()).error.outcome is Outcome.MAY_EXIST
+    assert len(here.times("POST")) == 3

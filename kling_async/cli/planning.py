@@ -200,18 +200,17 @@ def is_agreed(screen: Screen, preview: Preview, *, yes: bool) -> bool:
     Raises:
         ConfigurationError: there is nobody to ask.
     """
-    if yes or not preview.plan.new:
+    plan, budget = preview.plan, preview.budget
+    may_grow = plan.beyond and budget is not None and budget.reserved  # what runs may fail, and make room
+    if yes or not (plan.new or may_grow):
         return True
     if not (sys.stdin.isatty() and screen.console.is_terminal):
-        what = (
-            f"{_counted(len(preview.plan.new), 'video')} would be paid for, and nobody is there to be asked"
-        )
+        what = f"{_wanted(plan)} would be paid for, and nobody is there to be asked"
         raise ConfigurationError(what, advice="give --yes to spend without a question, or --dry-run to look")
-    what = _counted(len(preview.plan.new), "video")
-    cost = preview.cost()
-    question = (
-        f"Make {what} for {cost}? [y/N] " if preview.plan.units else f"Make {what} at a cost {cost}? [y/N] "
-    )
+    if plan.new:
+        question = f"Make {_wanted(plan)} {'for' if plan.units else 'at a cost'} {preview.cost()}? [y/N] "
+    else:
+        question = f"Make {_wanted(plan)}, within the budget? [y/N] "
     screen.console.print(question, end="", markup=False)
     try:
         answer = sys.stdin.readline()
@@ -221,6 +220,11 @@ def is_agreed(screen: Screen, preview: Preview, *, yes: bool) -> bool:
     if not answer.endswith("\n"):
         screen.console.print()
     return answer.strip().lower() in ("y", "yes")
+
+
+def _wanted(plan: Plan) -> str:
+    """How many videos are to be made, or may be."""
+    return _counted(len(plan.new), "video") if plan.new else f"up to {_counted(plan.beyond, 'video')}"
 
 
 def _short(places: Iterable[str]) -> Iterator[str]:

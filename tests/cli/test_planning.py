@@ -327,3 +327,21 @@ def test_what_another_key_left_running_is_spent(
     code, _, err = here(*run)
     assert "budget: 4.4 units, 1.5 spent by earlier runs, no room for 1 of them" in err
     assert (code, len(simulator.ledger.made)) == (1, 2)
+
+
+def test_room_that_may_come_is_agreed_to_first(here: Any, command: Any, pictures: Path, simulator: Simulator):
+    """Where only a failure of what runs would make room, nothing goes on without leave all the same."""
+    simulator.seconds, simulator.parallel = 1.0, 2
+    rows = [
+        {"key": str(n), "image": "in/a.png", "prompt": f"{n} {'[fail]' if n < 2 else ''}"} for n in range(3)
+    ]
+    manifest(*rows)
+    run = ("batch", "m.jsonl", "-o", "out", "--budget", "3")
+    with command.start(*run, "--yes") as process:
+        while len(simulator.ledger.made) < 2:
+            process.stderr.readline()
+        process.kill()
+        process.communicate(timeout=30)
+    code, _, err = here(*run)
+    assert (code, len(simulator.ledger.made)) == (2, 2)
+    assert "up to 1 video would be paid for" in err
