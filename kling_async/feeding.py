@@ -113,7 +113,7 @@ class Stream:
             self.feeder.cancel()
         self.fed = True
         for flight in tuple(self.waiting):
-            self.engine.intake.withdraw(flight)
+            self.engine.intake.stop_waiting(flight)
 
     # The feeder's side
 

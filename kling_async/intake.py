@@ -12,7 +12,7 @@ import attrs
 from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
 from kling_async.flight import Flight, Keeper, SlotKey
-from kling_async.journal import Record
+from kling_async.journal import Journal, Record
 from kling_async.pollers import Pollers
 from kling_async.preparation import Preparation
 from kling_async.protocol import identity
@@ -30,6 +30,29 @@ logger = logging.getLogger("kling_async")
 Admit = Callable[[Flight], "asyncio.Future[None] | None"]
 """Asked of a request that would be paid for: None lets it go, a future has it wait and be asked of again;
 it is refused by raising."""
+
+
+@attrs.define(eq=False)
+class _Aside:
+    """What is kept of a request that waits to be admitted.
+
+    Attributes:
+        asked_again: done when it is to be asked of again.
+        journal: where it will be recorded.
+        record: its row there.
+        is_wanted: whether somebody wants the same who does not ask.
+    """
+
+    asked_again: "asyncio.Future[None] | None"
+    journal: Journal | None
+    record: Record | None
+    is_wanted: bool = False
+
+    def want(self) -> None:
+        """Let it go, whatever who is asked says."""
+        self.is_wanted = True
+        if self.asked_again is not None and not self.asked_again.done():
+            self.asked_again.set_result(None)
 
 
 class Intake:
@@ -62,6 +85,7 @@ class Intake:
     ) -> None:
         self._register = register
         self._preparation = preparation
+        self._asides: dict[Flight, _Aside] = {}
         self._issuer = issuer
         self._crew = crew
         self._books = books
@@ -141,11 +165,15 @@ class Intake:
         if admit is not None and asked_again is not None:
             self._submission.lines.set_aside(flight)
             self._register.name(flight, flight.judged.external_task_id or "")
-            later = self._admitted_later(flight, _without_row(flight), admit, asked_again)
-            if not self._crew.spawn(later):
+            aside = self._asides[flight] = _Aside(asked_again, flight.journal, flight.record)
+            flight.record = None
+            if not self._crew.spawn(self._admitted_later(flight, admit, aside)):
+                del self._asides[flight]
                 self.withdraw(flight)
         elif flight.in_line:
             self._place(flight)
+            if admit is None and flight.same in self._asides:
+                self._asides[flight.same].want()
 
     async def check_quietly(
         self, flight: Flight, recording: Recording | None, admit: Admit | None = None
@@ -154,29 +182,29 @@ class Intake:
         with contextlib.suppress(KlingError):
             await self.check(flight, recording, admit=admit)
 
-    async def _admitted_later(
-        self,
-        flight: Flight,
-        record: Record | None,
-        admit: Admit,
-        asked_again: "asyncio.Future[None] | None",
-    ) -> None:
+    async def _admitted_later(self, flight: Flight, admit: Admit, aside: _Aside) -> None:
         """Wait until *flight*, which is set aside so that nobody behind it waits too, may go on.
 
         Meanwhile it has its name, so that nobody else is sent for it, and no row: nothing was intended yet.
         """
         try:
-            while asked_again is not None:
-                await asked_again
-                asked_again = admit(flight) if flight.in_line else None
+            while not (aside.is_wanted or aside.asked_again is None):
+                await aside.asked_again
+                aside.asked_again = admit(flight) if flight.in_line and not aside.is_wanted else None
         except KlingError as error:
             self.withdraw(flight, flight.about(error))
         finally:
+            del self._asides[flight]
             self._submission.lines.take_back(flight)
         if flight.in_line:
-            if flight.record is None:  # else somebody who wanted the same has recorded it
-                flight.record = record
+            flight.journal, flight.record = aside.journal, aside.record
             self._place(flight)
+
+    def stop_waiting(self, flight: Flight) -> None:
+        """Withdraw *flight* if it still waits to be admitted, and nobody else wants it whatever that says."""
+        aside = self._asides.get(flight)
+        if aside is not None and not aside.is_wanted:
+            self.withdraw(flight)
 
     def _place(self, flight: Flight) -> None:
         """*flight* is checked: it goes on its way, or what it wants is there or on its way already."""
@@ -224,7 +252,11 @@ class Intake:
         """*flight* wants what *same* already is: it leaves the line and shows what happens there."""
         self._leave_line(flight)
         flight.same = same
-        if same.record is None and flight.record is not None:  # the first who wanted it had no journal
+        aside = self._asides.get(same)
+        if aside is not None:
+            if aside.record is None:
+                aside.journal, aside.record = flight.journal, flight.record
+        elif same.record is None and flight.record is not None:  # the first who wanted it had no journal
             same.journal, same.record = flight.journal, flight.record
             self._books.put(same, self._publish)
 
@@ -345,9 +377,3 @@ class Intake:
         self._register.learned_id(flight)
         self._submission.lines.hold(flight)
         self._pollers.watch(flight, soon=True)
-
-
-def _without_row(flight: Flight) -> Record | None:
-    """Take its row from *flight* and return it: whatever becomes of it is not written."""
-    record, flight.record = flight.record, None
-    return record

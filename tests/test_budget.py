@@ -501,3 +501,43 @@ def test_what_was_resubmitted_in_vain_is_not_sent_again(world):
     here = world(face="new-api-2026", tamper=lost)
     assert virtual_time.run(main()).error.outcome is Outcome.MAY_EXIST
     assert len(here.times("POST")) == 3
+
+
+def test_who_asks_no_budget_does_not_wait_for_one(world, tmp_path):
+    """A plain submit of what waits for a budget sends it at once, and keeps it when the stream is left."""
+
+    async def main():
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            stream = kling.completions([("f", here.request(FAILS)), ("k", here.request("1"))], budget=budget)
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(10)
+            handle = await kling.submit(here.request("1"), key="k")
+            await stream.aclose()
+            await asyncio.wait([reading])
+            return await handle.result()
+
+    here, budget = world(seconds=100.0, fail_marker=FAILS), Budget(2)
+    assert virtual_time.run(main()).status == "succeed"
+    assert here.times("POST") == [0.0, 10.0]
+    assert budget.spent == 0, "the caller without a budget pays for it"
+    assert ("k", "succeed") in [(key, state) for key, state, _ in rows(tmp_path / "journal.sqlite")]
+
+
+def test_twins_that_wait_leave_no_row(world, tmp_path):
+    """A key that stands twice in a budgeted stream and waits is not recorded before it is admitted."""
+
+    async def main():
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            twin = ("k", here.request("1"))
+            stream = kling.completions([("f", here.request(FAILS)), twin, twin], budget=2)
+            reading = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(10)
+            seen = rows(tmp_path / "journal.sqlite")
+            rest = [await reading, *[done async for done in stream]]
+            return seen, rest
+
+    here = world(seconds=100.0, fail_marker=FAILS)
+    seen, rest = virtual_time.run(main())
+    assert [key for key, _, _ in seen] == ["f"]
+    assert [done.ok for done in rest] == [False, True, True]
+    assert len(here.ledger.made) == 2
