@@ -20,7 +20,7 @@ from kling_async.protocol.providers import Provider
 from kling_async.protocol.slots import FIRST_LIMIT
 from kling_async.records import request_of
 
-__all__ = ["USD_PER_UNIT", "Plan", "count_earlier", "plan"]
+__all__ = ["USD_PER_UNIT", "Counted", "Plan", "count_earlier", "plan"]
 
 USD_PER_UNIT = Decimal("0.14")
 """Kling's list price of a unit, about (API reference, prices, September 2026)."""
@@ -63,6 +63,19 @@ class Plan:
             "expected_seconds": round(self.seconds),
             "slots": self.slots,
         }
+
+
+@attrs.frozen
+class Counted:
+    """What a budget was told of earlier runs.
+
+    Attributes:
+        running: the reservations of what still runs, by external_task_id: to be settled when it ends.
+        unknown: how many tasks there are of which nobody knows what they cost.
+    """
+
+    running: dict[str, int] = attrs.field(factory=dict[str, int])
+    unknown: int = 0
 
 
 def plan(
@@ -110,7 +123,7 @@ def plan(
 
 def count_earlier(
     budget: Budget, records: Iterable[Record], provider: Provider, is_ours: Callable[[Record], bool]
-) -> tuple[dict[str, int], int]:
+) -> "Counted":
     """Let *budget* know what all tasks of a journal cost, or may have cost, whoever asks for them now.
 
     Args:
@@ -119,9 +132,6 @@ def count_earlier(
         provider: whom this run talks to.
         is_ours: whether this run goes on with a task; nobody will know what another's comes to.
 
-    Returns:
-        The reservations of those that still run, by external_task_id: to be settled when they end; and how
-        many there are of which nobody knows what they cost.
     """
     running: dict[str, int] = {}
     unknown = 0
@@ -135,7 +145,7 @@ def count_earlier(
             budget.settle(number, None)
         else:
             running[record.external_task_id] = number
-    return running, unknown
+    return Counted(running, unknown)
 
 
 def _seconds(items: Iterable[Item], slots: int) -> float:

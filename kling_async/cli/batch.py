@@ -12,14 +12,16 @@ from cyclopts import Parameter
 
 from kling_async import fitting
 from kling_async.batch import read_source
-from kling_async.batch.plan import count_earlier, plan
+from kling_async.batch.plan import Counted, count_earlier, plan
 from kling_async.cli import interrupts
 from kling_async.cli.generate import Out, Timeout
+from kling_async.cli.limits import Settler, Streak
 from kling_async.cli.options import Common, Fields, folder_for
-from kling_async.cli.planning import Preview, Settler, Streak, is_agreed, read_prices, tell_bad_rows
+from kling_async.cli.planning import Preview, is_agreed, read_prices, tell_bad_rows
 from kling_async.cli.progress import Progress
 from kling_async.cli.resuming import Again, look_back
 from kling_async.cli.running import report_of, run_stream
+from kling_async.cli.screen import Screen
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import ConfigurationError
 
@@ -87,13 +89,7 @@ def batch(
         resend: submit this item again, which may exist; it may be charged twice. Repeatable.
         fields: all others that have an option.
     """
-    if timeout <= 0:
-        raise ConfigurationError(f"--timeout must be more than 0, not {timeout:g}")
-    for name, value in (("--max-items", max_items), ("--max-in-flight", max_in_flight)):
-        if value is not None and value < 1:
-            raise ConfigurationError(f"{name} must be at least 1, not {value}")
-    if stop_after_failures < 0:
-        raise ConfigurationError("--stop-after-failures must be at least 0")
+    _require_limits(timeout, max_items, max_in_flight, stop_after_failures)
     if out.expanduser().exists():
         folder_for(out)  # what cannot be written to is told first
     screen, progress = common.screen, Progress(common.screen, 0)
@@ -114,28 +110,21 @@ def batch(
     anew = Again(failed=retry_failed, keys=again, resend=resend)
     resumption = asyncio.run(look_back(out.expanduser(), asked_for, anew))
     items = resumption.items
-    running, unknown = (
-        ({}, 0)
-        if purse is None
-        else count_earlier(purse, resumption.records, provider, common.is_ours(provider))
-    )
+    counted = Counted()
+    if purse is not None:
+        counted = count_earlier(purse, resumption.records, provider, common.is_ours(provider))
     planned = plan(resumption.new(), provider, prices=own, budget=purse, slots=max_in_flight)
     preview = Preview(
         source=found,
         items=items,
         plan=planned,
         budget=purse,
-        unknown=unknown,
+        unknown=counted.unknown,
         is_list_price=own is None,
         going_on=resumption.told(),
     )
     if dry_run:
-        for line in () if screen.is_json else preview.lines():
-            screen.result(line)
-        if screen.is_json:
-            screen.result("", {"plan": preview.document()})
-        screen.say("a dry run: no request was made")
-        return 2 if found.problems and not skip_bad else 0
+        return _told(screen, preview, is_good=skip_bad or not found.problems)
     for line in preview.lines():
         screen.say(line)
     if not is_agreed(screen, preview, yes=yes):
@@ -156,7 +145,7 @@ def batch(
     streak = Streak(stop_after_failures, purse)
     hooks = [progress.tell, report.tell, streak.tell]
     if purse is not None:
-        hooks.append(Settler(purse, running).tell)
+        hooks.append(Settler(purse, counted.running).tell)
     kling = common.client(hooks=hooks, max_in_flight=max_in_flight, check=check)
     return interrupts.run(
         run_stream(
@@ -173,6 +162,29 @@ def batch(
             report=report,
         )
     )
+
+
+def _require_limits(
+    timeout: float, max_items: int | None, max_in_flight: int | None, stop_after_failures: int
+) -> None:
+    if timeout <= 0:
+        raise ConfigurationError(f"--timeout must be more than 0, not {timeout:g}")
+    for name, value in (("--max-items", max_items), ("--max-in-flight", max_in_flight)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name} must be at least 1, not {value}")
+    if stop_after_failures < 0:
+        raise ConfigurationError("--stop-after-failures must be at least 0")
+
+
+def _told(screen: Screen, preview: Preview, *, is_good: bool) -> int:
+    """Tell a dry run's result; returns the exit code."""
+    if screen.is_json:
+        screen.result("", {"plan": preview.document()})
+    else:
+        for line in preview.lines():
+            screen.result(line)
+    screen.say("a dry run: no request was made")
+    return 0 if is_good else 2
 
 
 def _fitter(out: Path) -> Callable[[Path], Path]:

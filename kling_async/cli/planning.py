@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import attrs
 from kling_async.batch import Item, Source
 from kling_async.batch.plan import USD_PER_UNIT, Plan
 from kling_async.cli.screen import Screen, duration
-from kling_async.instrumentation import Completed, Event
 from kling_async.protocol.budget import Budget
-from kling_async.protocol.errors import BudgetError, ConfigurationError, RequestError
-from kling_async.protocol.models import TaskStatus
+from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.prices import Prices, in_units, plain
 
-__all__ = ["Preview", "Settler", "Streak", "is_agreed", "read_prices", "tell_bad_rows"]
+__all__ = ["Preview", "is_agreed", "read_prices", "tell_bad_rows"]
 
 _MOST_PLACES = 5
 """Items that are named beside what is doubtful about them; of a thousand alike the first ones tell enough."""
@@ -52,59 +49,6 @@ def tell_bad_rows(screen: Screen, source: Source, *, are_skipped: bool) -> None:
         screen.complain(f"{_counted(source.bad, 'bad row')}: nothing is submitted and nothing is paid{rest}")
     for warning in source.warnings:
         screen.say(warning, "yellow")
-
-
-@attrs.define
-class Streak:
-    """Counts failures in a row, and ends what wants to be submitted when there are too many.
-
-    Attributes:
-        most: how many are too many; 0: none are.
-        budget: closed then.
-        count: failures since the last success, and for good once they are too many.
-        is_over: whether they are too many.
-    """
-
-    most: int
-    budget: Budget | None = None
-    count: int = 0
-    is_over: bool = False
-
-    def tell(self, event: Event) -> None:
-        """The client's hook."""
-        if not isinstance(event, Completed) or isinstance(event.error, BudgetError):
-            return
-        if event.error is not None:
-            self.count += 1
-        elif not self.is_over:
-            self.count = 0
-        if not self.is_over and 0 < self.most <= self.count:
-            self.is_over = True
-            if self.budget is not None:
-                self.budget.close()
-
-
-@attrs.frozen
-class Settler:
-    """Tells a budget what tasks of earlier runs came to cost that were still running when this one began.
-
-    Attributes:
-        budget: the budget.
-        running: their reservations, by external_task_id.
-    """
-
-    budget: Budget
-    running: dict[str, int]
-
-    def tell(self, event: Event) -> None:
-        """The client's hook."""
-        if not isinstance(event, Completed) or event.external_task_id not in self.running:
-            return
-        is_free = event.status in (TaskStatus.FAILED, TaskStatus.REFUSED)
-        told = event.units if event.provider is None or event.provider.account else None
-        self.budget.settle(
-            self.running.pop(event.external_task_id), (told or Decimal(0)) if is_free else told
-        )
 
 
 @attrs.frozen(kw_only=True)

@@ -15,8 +15,8 @@ from kling_async.batch import Item
 from kling_async.batch.report import Report
 from kling_async.checking import charged, estimate
 from kling_async.cli.interrupts import INTERRUPTED
+from kling_async.cli.limits import Streak
 from kling_async.cli.options import Common
-from kling_async.cli.planning import Streak
 from kling_async.cli.progress import Progress, Running
 from kling_async.cli.resuming import NOTHING, Resumption
 from kling_async.cli.screen import Screen, duration, reason, task_as_dict
