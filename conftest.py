@@ -20,14 +20,14 @@ import re
 import selectors
 import shlex
 import shutil
-import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import served
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
@@ -102,22 +102,6 @@ def quick_time() -> Iterator[None]:
     set_quick(False)
 
 
-@contextlib.contextmanager
-def _served(simulator: Simulator) -> Generator[str]:
-    """The base URL of *simulator*, served by another thread while the block runs."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = serve(simulator)
-    try:
-        yield asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result()
-        asyncio.run_coroutine_threadsafe(server.__aexit__(None, None, None), loop).result()
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 @pytest.fixture(scope="module")
 def page(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_time: None
@@ -128,7 +112,7 @@ def page(
     if request.path.name != "tutorial.md":  # whose reader has made the folder alone
         for photo in ("cat.png", "rocket.jpg"):
             shutil.copy(PHOTOS / photo, folder)
-    with _served(Simulator(seconds=0.05)) as base_url, pytest.MonkeyPatch.context() as changed:
+    with served(serve(Simulator(seconds=0.05))) as base_url, pytest.MonkeyPatch.context() as changed:
         for name in tuple(os.environ):
             if name.startswith(("KLING", "COMETAPI", "EZMODEL")) or name.upper() == "HTTPS_PROXY":
                 changed.delenv(name)

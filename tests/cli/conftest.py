@@ -1,17 +1,16 @@
 """What the command line's tests share: a simulator on a port, and the real command in a process."""
 
-import asyncio
 import os
 import struct
 import subprocess
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from attrs import frozen
+from serving import served
 
 from kling_async.simulator import Simulator, serve
 
@@ -41,24 +40,8 @@ def simulator() -> Simulator:
 @pytest.fixture
 def url(simulator: Simulator) -> Iterator[str]:
     """Where *simulator* is reached, from another thread or process."""
-    ready = threading.Event()
-    running: list[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def main() -> None:
-        """Serve until told to stop."""
-        async with serve(simulator) as base_url:
-            stop = asyncio.Event()
-            running.append((base_url, asyncio.get_running_loop(), stop))
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    assert ready.wait(10)
-    base_url, loop, stop = running[0]
-    yield base_url
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    with served(serve(simulator)) as base_url:
+        yield base_url
 
 
 @frozen

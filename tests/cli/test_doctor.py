@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import virtual_time
 from integration.sockets import Host, reply
+from serving import served
 
 from kling_async.cli.app import run as run_command
 from kling_async.cli.asking import _ask, _Watched
@@ -75,30 +76,6 @@ def line(out: str, label: str) -> str:
     (place,) = (n for n, each in enumerate(lines) if each[2:].startswith(f"{label:<13} "))
     advice = lines[place + 1] if place + 1 < len(lines) and "→" in lines[place + 1] else ""
     return f"{lines[place]}{advice}"
-
-
-@contextmanager
-def served(server: AbstractAsyncContextManager[str]) -> Generator[str]:
-    """Serve in a thread of its own; yields the base URL."""
-    ready = threading.Event()
-    running: list[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    async def main() -> None:
-        async with server as base_url:
-            stop = asyncio.Event()
-            running.append((base_url, asyncio.get_running_loop(), stop))
-            ready.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    assert ready.wait(10)
-    base_url, loop, stop = running[0]
-    try:
-        yield base_url
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
 
 
 @contextmanager
