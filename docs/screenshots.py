@@ -130,9 +130,11 @@ async def run(folder: Path, simulator: Simulator, program: Sequence[str] = ("-m"
         )
         os.close(theirs)
         loop = asyncio.get_running_loop()
+        end = ""
         while text := await loop.run_in_executor(None, _read, ours):
             shown.write(text)
-            if text.endswith(_QUESTION):
+            end = (end + text)[-len(_QUESTION) :]  # a question may come in two pieces
+            if end == _QUESTION:
                 os.write(ours, b"y\n")
         os.close(ours)
         if await process.wait() != 1 or not (folder / "videos" / PAGE_NAME).exists():

@@ -27,7 +27,11 @@ from kling_async.simulator.prices import price
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-QUICKLY = "import sys, conftest; conftest.set_quick(True); sys.exit(conftest.run(sys.argv[1:]))"
+QUICKLY = f"""import sys
+sys.path.append({str(ROOT / "tests")!r})
+import conftest
+conftest.set_quick(True)
+sys.exit(conftest.run(sys.argv[1:]))"""
 """The command, as a program whose clock runs fast."""
 USD_PER_UNIT = Decimal("0.14")
 """List price of a unit (API reference, prices)."""

@@ -135,7 +135,7 @@ def test_a_service_delivers_every_order_however_it_dies(name: str, tmp_path: Pat
                 assert await service.stop() in (0, -signal.SIGTERM)
             assert "Traceback" not in "\n".join(service.said)
 
-    other = Other("create:delay seconds=5 made=1 times=5")
+    other = Other("create:delay seconds=50 made=1 times=5")
     asyncio.run(main())
 
 
