@@ -125,7 +125,7 @@ ROWS: Final = (
         "{on}:delay seconds=1",
         {"create": End(2, 1), "blind": _PAID_AND_LOST} | _reads(2, download=False),
     ),
-    Row("no reply in time, task made", "{on}:delay seconds=0.6 made=1", _MADE),
+    Row("no reply in time, task made", "{on}:delay seconds=1 made=1", _MADE),
     Row("reply comes slowly", "{on}:slow bytes_per_second=3000000", {"create": End(1, 1)} | _reads(1)),
     Row(
         "refused (413) before 5 MB were read",

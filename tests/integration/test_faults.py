@@ -59,10 +59,11 @@ def count_of(counted: Counter[str], operation: Operation) -> int:
 
 @contextlib.asynccontextmanager
 async def client_of(url: str, row: Row, operation: Operation) -> AsyncGenerator[KlingClient]:
-    """A client of the simulator at *url* with short timeouts."""
+    """A client of the simulator at *url*; it waits briefly for replies where none comes in time."""
     provider = attrs.evolve(KLING.at(url), lookup="no" if operation == "blind" else "yes")
     credentials = AccessKey("sim-access", "sim-secret") if row.signs else APIKey("sim-key")
-    transport = AiohttpTransport(connect_seconds=0.3, reply_seconds=0.3)
+    seconds = 0.4 if ":delay" in row.fault else 5.0
+    transport = AiohttpTransport(connect_seconds=seconds, reply_seconds=seconds)
     options: dict[str, Any] = {"polling": POLLING, "retries": RETRIES, "rng": random.Random(0)}
     try:
         async with KlingClient(credentials, provider, transport=transport, **options) as kling:
