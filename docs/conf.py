@@ -31,6 +31,8 @@ myst_substitutions = {
     "model_features": model_map.features(),
     "model_prices": model_map.prices(),
     "model_sources": model_map.sources(),
+    "limits": model_map.limits(),
+    "limits_source": model_map.limits_source(),
     "several": model_map.several(),
     "elsewhere": model_map.elsewhere(),
     "price_source": model_map.price_source(),

@@ -6,7 +6,7 @@ from tables import table
 
 from kling_async import KLING
 from kling_async.checking import capabilities, prices_for
-from kling_async.protocol.capabilities import Reading
+from kling_async.protocol.capabilities import Deviation
 from kling_async.protocol.cells import FEATURES, MODES, Cell, Model
 from kling_async.protocol.durations import usual_seconds
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo
@@ -66,6 +66,24 @@ def several() -> str:
     return _fields(model.name for model in capabilities().of(MultiImageToVideo.endpoint))
 
 
+def limits() -> str:
+    """The most characters of a text and entries of a list."""
+    known = capabilities().limits
+    return table(
+        ["field", "at most"],
+        [
+            [f"`{field}`", f"{most:,} {what}"]
+            for what in ("characters", "entries")
+            for field, most in known[what].items()
+        ],
+    )
+
+
+def limits_source() -> str:
+    """Where those stand."""
+    return str(capabilities().limits["source"])
+
+
 def elsewhere() -> str:
     """The models that belong to endpoints which this package does not speak."""
     ours = {ImageToVideo.endpoint, MultiImageToVideo.endpoint}
@@ -88,8 +106,8 @@ def sources() -> str:
 def providers() -> str:
     """What providers read otherwise."""
     known = [*PROVIDERS.values(), new_api("https://gateway.example.com")]
-    readings = (
-        (provider.name, endpoint, capabilities().reading(provider, endpoint))
+    deviations = (
+        (provider.name, endpoint, capabilities().deviation(provider, endpoint))
         for provider in known
         for endpoint in (ImageToVideo.endpoint, MultiImageToVideo.endpoint)
         if endpoint in provider.endpoints
@@ -100,19 +118,24 @@ def providers() -> str:
             [
                 f"`{name}`",
                 f"`{endpoint}`",
-                f"{_fields(rule.doubted)}: {rule.why.replace('{provider}', name)}" if rule.doubted else "-",
+                "; ".join(_doubts(rule, name)) or "-",
                 _fields(rule.requires),
                 "; ".join(f"`{field}` {', '.join(words)}" for field, words in rule.words.items()) or "-",
                 ", ".join(_limits(rule)) or "-",
                 rule.source,
             ]
-            for name, endpoint, rule in readings
+            for name, endpoint, rule in deviations
             if rule is not None
         ),
     )
 
 
-def _limits(rule: Reading) -> Iterator[str]:
+def _doubts(rule: Deviation, provider: str) -> Iterator[str]:
+    for each in rule.doubted:
+        yield f"{_fields(each['fields'])}: {each['why'].replace('{provider}', provider)}"
+
+
+def _limits(rule: Deviation) -> Iterator[str]:
     yield from (f"`{field}` at most {most} characters" for field, most in rule.longest.items())
     yield from (f"`{field}` at least {least} entries" for field, least in rule.fewest.items())
 

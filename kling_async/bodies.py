@@ -82,7 +82,7 @@ class Resolved:
         images: by dotted field, see `images.sources`.
         warnings: what is doubtful about them, sentences that name field and file.
         sizes: width and height as stored, pixels, by dotted field; of those that were read and tell it.
-        turned: whether EXIF turns the start frame by a quarter, so that its size as seen is another.
+        turned: whether EXIF turns or mirrors the start frame, so that it is seen otherwise than stored.
     """
 
     images: Mapping[str, ResolvedImage]

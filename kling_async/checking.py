@@ -9,19 +9,19 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
 from kling_async.protocol import images, masks
-from kling_async.protocol.capabilities import Capabilities, Finding
+from kling_async.protocol.capabilities import Capabilities
 from kling_async.protocol.errors import RequestError, UnsupportedError
+from kling_async.protocol.findings import Finding
 from kling_async.protocol.images import ImageText, ImageUrl, ResolvedImage
 from kling_async.protocol.models import Image, VideoRequest
 from kling_async.protocol.prices import Prices
-from kling_async.protocol.providers import KLING, KLING_CN, Provider
+from kling_async.protocol.providers import KLING, KLING_CN, LACKS_SOURCE, Provider
 
 if TYPE_CHECKING:
     from kling_async.bodies import Resolved
 
 __all__ = ["capabilities", "charged", "check", "estimate", "findings", "prices_for"]
 
-_LOST: Final = "gateways reference, request fields, November 2026"
 _ENDPOINTS: Final = "gateways reference, routes, November 2026"
 
 
@@ -60,19 +60,25 @@ def check(request: VideoRequest, provider: Provider = KLING) -> list[Finding]:
     try:
         wire.create(request, provider, pictures, external_task_id="")
     except UnsupportedError as error:
-        found += (Finding(each.field, "error", each.message, each.source or _LOST) for each in error.problems)
+        found += (Finding(each.field, "error", each.message, each.source) for each in error.problems)
     return found + findings(request, provider, resolved or Resolved({}))
 
 
 def findings(request: VideoRequest, provider: Provider, resolved: "Resolved") -> list[Finding]:
     """What the map says about *request*, whose pictures were read already; nothing is read here.
 
-    A model that the map does not know has no finding of it. `extra_body` is the way around the map: it is
-    never looked into, and where it sets the model, mode, duration or sound, the map says nothing.
+    A model that the map does not know has no finding of it. `extra_body` is the way around the map: what it
+    sets is never judged, and where it sets the model, mode, duration or sound, neither is what depends on
+    that. What the provider drops, it drops there too.
     """
     found = capabilities().findings(request, provider)
     if resolved.sizes:
         found += masks.misfits(request, resolved.sizes, turned=resolved.turned)
+    if extra := request.extra_body:
+        found = [each for each in found if each.name not in extra]
+        dropped = f"is dropped by {provider.name} from extra_body too: use another provider"
+        lost = sorted(provider.lacks.intersection(extra))
+        found += (Finding(field, "warning", dropped, LACKS_SOURCE) for field in lost)
     return found
 
 

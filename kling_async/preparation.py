@@ -11,7 +11,10 @@ from kling_async.crew import Crew
 from kling_async.flight import Flight
 from kling_async.protocol import identity, wire
 from kling_async.protocol.checks import is_http_url
-from kling_async.protocol.errors import Problem, RequestError
+from kling_async.protocol.errors import Problem, RequestError, UnsupportedError
+from kling_async.protocol.findings import Finding
+from kling_async.protocol.images import SOURCE
+from kling_async.protocol.models import VideoRequest
 from kling_async.protocol.providers import Provider
 from kling_async.recording import Recording
 from kling_async.register import Register
@@ -23,6 +26,9 @@ logger = logging.getLogger("kling_async")
 
 REMEMBERED = 100
 """Warnings that are not told again while they are among the last ones: a thousand requests may share one."""
+
+_SURE = "correct it, or, where the map is out of date, give the field in extra_body"
+_DOUBTED = 'correct it, or let what is only doubted pass with check="warn"'
 
 LONGEST_ID = "0" * 64
 """Stands for a task_id not known yet (they have 18 or 19 digits), so that the token will not be too long."""
@@ -71,27 +77,42 @@ class Preparation:
         request = flight.request
         assert request is not None  # attached tasks are not checked
         async with self._crew.visit():
-            if bodies.needs_thread(request):
-                resolved = await self._crew.in_thread(bodies.resolve, request)
-            else:
-                resolved = bodies.resolve(request)
+            try:
+                if bodies.needs_thread(request):
+                    resolved = await self._crew.in_thread(bodies.resolve, request)
+                else:
+                    resolved = bodies.resolve(request)
+            except RequestError as error:
+                raise await self._whole(error, request) from None
             await self._books.recognise(flight, dict(resolved.images), recording)
         name = flight.judged.external_task_id or ""
         is_over = flight.resumed and (flight.ended or flight.error is not None)
         is_there = is_over or self._register.find(name) is not None
-        prepared = wire.create(
-            request,
-            self._provider,
-            resolved.images,
-            external_task_id=name,
-            callback_url=None if is_there or request.callback_url else self._callback_url_for(name),
-        )
+        callback_url = None if is_there or request.callback_url else self._callback_url_for(name)
+        try:
+            prepared = wire.create(
+                request, self._provider, resolved.images, external_task_id=name, callback_url=callback_url
+            )
+        except UnsupportedError as error:
+            raise await self._whole(error, request) from None
         doubts = self._doubted(flight, resolved) if self._register.is_new(flight) else []
         flight.prepared = prepared if flight.in_line else None
         self._issuer.token(
             flight.endpoint, flight.key, task_id=LONGEST_ID, external_task_id=name
         )  # raises now what is wrong with the key
         return [*resolved.warnings, *doubts]
+
+    async def _whole(self, error: RequestError, request: VideoRequest) -> RequestError:
+        """*error* with all that is known against *request*: who corrects it corrects it once."""
+        if not error.problems:  # it is no endpoint of the provider's: nothing else matters
+            return error
+        async with self._crew.visit():
+            found = await self._crew.in_thread(checking.check, request, self._provider)
+        others = (Problem(each.field, each.message, each.source) for each in found if self._is_refused(each))
+        return type(error)(problems=dict.fromkeys([*error.problems, *others]), advice=error.advice)
+
+    def _is_refused(self, finding: Finding) -> bool:
+        return finding.severity == "error" or self._check == "error"
 
     def _doubted(self, flight: Flight, resolved: bodies.Resolved) -> list[str]:
         """What the map of Kling's models doubts of *flight*.
@@ -101,19 +122,13 @@ class Preparation:
         """
         assert flight.request is not None  # it is new
         found = checking.findings(flight.request, self._provider, resolved)
-        is_strict = self._check == "error"
-        problems = [
-            Problem(each.field, each.message, each.source)
-            for each in found
-            if is_strict or each.severity == "error"
-        ]
-        doubted = (warning.partition(": ") for warning in resolved.warnings if is_strict)
-        problems += (Problem(field, message) for field, _, message in doubted)
+        refused = (each for each in found if self._is_refused(each))
+        problems = [Problem(each.field, each.message, each.source) for each in refused]
+        doubted = (warning.partition(": ") for warning in resolved.warnings if self._check == "error")
+        problems += (Problem(field, message, SOURCE) for field, _, message in doubted)
         if problems:
-            raise RequestError(
-                problems=problems,
-                advice="correct it, or, where the map is out of date, give the field in extra_body",
-            )
+            is_sure = any(each.severity == "error" for each in found)
+            raise RequestError(problems=problems, advice=_SURE if is_sure else _DOUBTED)
         return [str(each) for each in found]
 
     def _callback_url_for(self, external_task_id: str) -> str | None:

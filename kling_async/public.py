@@ -21,7 +21,6 @@ from kling_async.instrumentation import (
 from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.auth import AccessKey, APIKey
 from kling_async.protocol.budget import Budget
-from kling_async.protocol.capabilities import Finding
 from kling_async.protocol.errors import (
     AccountError,
     AlreadyExistsError,
@@ -53,6 +52,7 @@ from kling_async.protocol.errors import (
     UnsupportedError,
     WaitTimeoutError,
 )
+from kling_async.protocol.findings import Finding
 from kling_async.protocol.models import (
     DEFAULT_MODEL,
     CameraConfig,

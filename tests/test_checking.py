@@ -148,7 +148,7 @@ def test_trajectories_stay_inside_the_picture(point, severity):
     assert inside == []
 
 
-@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, False), (6, True), (8, True)])
+@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (2, True), (3, True), (6, True), (8, True)])
 def test_a_turned_picture_is_doubted(orientation, turned):
     """Whether Kling turns a picture by its EXIF is not known, so nothing is sure of masks drawn for it."""
     exif, written = Image.Exif(), io.BytesIO()

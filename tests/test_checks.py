@@ -75,6 +75,31 @@ def test_extra_body_is_the_way_around(world):
     assert here.ledger.made[0].body["image_tail"] == WRONG["image_tail"]
 
 
+def test_all_faults_are_told_at_once(world, tmp_path):
+    """What a picture, the provider and the map have against a request is one error, each fault once."""
+    here = world()
+    (error,) = ends(here, here.request(image=tmp_path / "none.png", mode="4k", duration=7, **WRONG))
+    assert [each.field for each in error.problems] == ["image", "mode", "duration"]
+    assert all(each.source for each in error.problems)
+    dropped = {"voice_list": ["v"], "multi_shot": True, "shot_type": "intelligence", "duration": 7}
+    (error,) = ends(here, here.request(**dropped), provider=new_api("http://127.0.0.1:1"))
+    assert isinstance(error, UnsupportedError)
+    fields = [each.field for each in error.problems]
+    assert fields[:3] == ["multi_shot", "shot_type", "voice_list"]
+    assert "duration" in fields
+    assert len(fields) == len({str(each) for each in error.problems})
+    assert here.calls == []
+
+
+def test_a_doubtful_picture_is_refused_with_its_source(world):
+    """What is only doubted is refused on demand, and the advice names the way to let it pass."""
+    here, cut = world(), io.BytesIO()
+    Image.effect_noise((400, 300), 50).save(cut, "JPEG")
+    (error,) = ends(here, here.request(image=cut.getvalue()[:-2]), check="error")
+    assert error.problems[0].source == "API reference, image2video: create"
+    assert 'check="warn"' in str(error)
+
+
 def test_unknown_models_are_taken(world):
     """A model of tomorrow is not refused by a map of today; its price is unknown, so Kling decides."""
     here = world()

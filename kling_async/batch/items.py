@@ -13,9 +13,9 @@ from kling_async.batch.pictures import Fit, Fitter, is_masked, locator, other_sp
 from kling_async.batch.templates import filled, template
 from kling_async.flight import default_name
 from kling_async.protocol import identity, wire
-from kling_async.protocol.capabilities import Finding
 from kling_async.protocol.converter import request_from
 from kling_async.protocol.errors import Problem, RequestError
+from kling_async.protocol.findings import Finding
 from kling_async.protocol.images import SOURCE
 from kling_async.protocol.models import VideoRequest
 from kling_async.protocol.providers import Provider

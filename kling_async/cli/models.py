@@ -15,7 +15,7 @@ from kling_async.checking import capabilities, prices_for
 from kling_async.cli.options import Common
 from kling_async.cli.planning import read_prices
 from kling_async.cli.screen import duration
-from kling_async.protocol.capabilities import Reading
+from kling_async.protocol.capabilities import Deviation
 from kling_async.protocol.cells import FEATURES, MODES, Cell, Model
 from kling_async.protocol.durations import usual_seconds
 from kling_async.protocol.errors import ConfigurationError
@@ -29,7 +29,7 @@ _FEATURES = {
     "start_end_frame": "end frame",
     "end_frame": "end frame alone",
     "sound": "sound",
-    "voice_list": "voices",
+    "voice_list": "voices with sound",
     "multi_shot": "shots",
     "element_list": "elements",
     "motion_brush": "masks",
@@ -62,11 +62,12 @@ def models(
         return 0
     newest_first = capabilities().of(ImageToVideo.endpoint)[::-1]
     if sys.stdout.isatty():
-        Console(highlight=False).print(_table(newest_first, rates))
+        Console(highlight=False).print(_table(newest_first, provider, rates))
     else:
         for model in newest_first:
             usually = duration(usual_seconds(ImageToVideo.endpoint, model.name))
-            cells = (model.name, "; ".join(_takes(model)), "; ".join(_units(model, rates)), usually)
+            takes, units = "; ".join(_takes(model, provider)), "; ".join(_units(model, rates))
+            cells = (model.name, takes, units, usually)
             common.screen.result("\t".join(cells))
     for line in (*_others(known, rates), *_provider_lines(provider)):
         common.screen.result(line)
@@ -86,7 +87,7 @@ def _provider(common: Common) -> Provider:
     return PROVIDERS[name]
 
 
-def _table(shown: Iterable[Model], rates: Prices) -> Table:
+def _table(shown: Iterable[Model], provider: Provider, rates: Prices) -> Table:
     """What a terminal of 80 columns can show."""
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 1, 0))
     for title in ("model_name", "takes", _row("units/s", MODES), "usually"):
@@ -97,7 +98,7 @@ def _table(shown: Iterable[Model], rates: Prices) -> Table:
             for heard, by_mode in rates.of(model.name).items()
         ]
         usually = duration(usual_seconds(ImageToVideo.endpoint, model.name))
-        cells = (model.name, "\n".join(_takes(model)), "\n".join(units) or "not known", usually)
+        cells = (model.name, "\n".join(_takes(model, provider)), "\n".join(units) or "not known", usually)
         table.add_row(*(Text(cell, "dim" if model.retired else "") for cell in cells))
     return table
 
@@ -106,15 +107,16 @@ def _row(head: str, cells: Iterable[str]) -> str:
     return f"{head:<7}{''.join(f'{cell:>5}' for cell in cells)}"
 
 
-def _takes(model: Model) -> list[str]:
-    """What a model takes, in words."""
+def _takes(model: Model, provider: Provider) -> list[str]:
+    """What a model takes at a provider, in words."""
     modes = zip(model.modes, model.resolutions, strict=True) if model.modes else ()
     sizes = (mode if mode == size else f"{mode} {size}" for mode, size in modes)
     takes = [", ".join(sizes) or model.resolutions[0], f"{_seconds(model)} s"]
     for feature, name in _FEATURES.items():
-        if where := "; ".join(_where(model, model.cells[feature])):
+        where = "" if feature in provider.lacks else "; ".join(_where(model, model.cells[feature]))
+        if where:
             takes.append(name if where == "all" else f"{name}: {where}")
-    if MultiImageToVideo.endpoint in model.endpoints:
+    if MultiImageToVideo.endpoint in provider.endpoints.intersection(model.endpoints):
         takes.append(MultiImageToVideo.endpoint)
     return [model.retired, *takes] if model.retired else takes
 
@@ -176,25 +178,32 @@ def _provider_lines(provider: Provider) -> Iterator[str]:
     for endpoint in (ImageToVideo.endpoint, MultiImageToVideo.endpoint):
         if endpoint not in provider.endpoints:
             yield f"{name} has no {endpoint}"
-        elif reading := capabilities().reading(provider, endpoint):
-            told = [(field, reading.why.replace("{provider}", name)) for field in reading.doubted]
-            told += [(field, f"is required by {name}") for field in reading.requires]
-            told += [(field, f"{name} documents {', '.join(each)}") for field, each in reading.words.items()]
-            told += [(field, f"{name} documents at most {each}") for field, each in reading.longest.items()]
-            told += [(field, f"{name} documents at least {each}") for field, each in reading.fewest.items()]
+        elif deviation := capabilities().deviation(provider, endpoint):
+            told = [*deviation.doubts(name)]
+            told += [(field, f"is required by {name}") for field in deviation.requires]
+            told += [
+                (field, f"{name} documents {', '.join(each)}") for field, each in deviation.words.items()
+            ]
+            limits = deviation.longest.items()
+            told += [(field, f"{name} documents at most {each} characters") for field, each in limits]
+            told += [
+                (field, f"{name} documents at least {each} entries")
+                for field, each in deviation.fewest.items()
+            ]
             yield from (f"{endpoint} {field}: {what}" for field, what in told)
 
 
 def _as_dict(model: Model, provider: Provider, rates: Prices) -> dict[str, Any]:
     """One model as a JSON object; what is taken by mode and duration, the mode empty where there is none."""
-    readings = {
+    deviations = {
         endpoint: {
-            name: dict(value) if isinstance(value, Mapping) else value for name, value in _told(reading)
+            name: dict(value) if isinstance(value, Mapping) else value for name, value in _told(deviation)
         }
         for endpoint in (ImageToVideo.endpoint, MultiImageToVideo.endpoint)
-        if endpoint in provider.endpoints and (reading := capabilities().reading(provider, endpoint))
+        if endpoint in provider.endpoints and (deviation := capabilities().deviation(provider, endpoint))
     }
     units = rates.of(model.name)
+    is_ours = ImageToVideo.endpoint in model.endpoints
     return {
         "model_name": model.name,
         "endpoints": list(model.endpoints),
@@ -211,17 +220,18 @@ def _as_dict(model: Model, provider: Provider, rates: Prices) -> dict[str, Any]:
             heard: {mode: float(rate) for mode, rate in by_mode.items()} for heard, by_mode in units.items()
         },
         "prices_source": (rates.source or None) if units else None,
-        "usual_seconds": usual_seconds(ImageToVideo.endpoint, model.name),
+        "usual_seconds": usual_seconds(ImageToVideo.endpoint, model.name) if is_ours else None,
         "provider": provider.name,
         "provider_lacks": sorted(provider.lacks),
-        "provider_reads": readings,
+        "provider_reads": deviations,
+        "limits": dict(capabilities().limits),
         "text2video": dict(capabilities().text2video) if "text2video" in model.endpoints else None,
         "source": model.source,
     }
 
 
-def _told(reading: Reading) -> Iterator[tuple[str, Any]]:
-    return ((field.name, getattr(reading, field.name)) for field in attrs.fields(Reading))
+def _told(deviation: Deviation) -> Iterator[tuple[str, Any]]:
+    return ((field.name, getattr(deviation, field.name)) for field in attrs.fields(Deviation))
 
 
 def _cell_as_dict(model: Model, cell: Cell) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from kling_async.cli.screen import task_as_dict
 from kling_async.client import KlingClient
 from kling_async.parts import is_file
 from kling_async.protocol import auth
-from kling_async.protocol.errors import NotFoundError, RequestError
+from kling_async.protocol.errors import ConfigurationError, NotFoundError, RequestError
 from kling_async.protocol.identity import Token
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, Task, VideoRequest
 
@@ -56,15 +56,16 @@ def list_(*, common: Annotated[Common, Parameter(parse=False)], multi: Multi = F
         multi: those made of several pictures.
         limit: how many at most.
     """
+    if limit < 1:
+        raise ConfigurationError(f"--limit must be at least 1, not {limit}")
 
     async def run() -> int:
         tasks: list[Task] = []
         async with common.client() as kling:
-            if limit > 0:
-                async for task in kling.list_tasks(_kind(multi), page_size=min(limit, 500)):
-                    tasks.append(task)
-                    if len(tasks) == limit:
-                        break
+            async for task in kling.list_tasks(_kind(multi), page_size=min(limit, 500)):
+                tasks.append(task)
+                if len(tasks) == limit:
+                    break
         common.screen.tasks(tasks)
         return 0
 

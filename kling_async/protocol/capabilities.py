@@ -5,56 +5,36 @@ is certainly refused by Kling or comes out wrong, a warning is doubted by somebo
 knows, a model, a mode or another word, is never refused: maps drift (API reference, capability map).
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import attrs
 
-from kling_async.protocol.cells import Model
+from kling_async.protocol.cells import FEATURES, Model
+from kling_async.protocol.findings import Finding
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRequest
 from kling_async.protocol.providers import Provider
+from kling_async.protocol.references import prompt_findings
 
-__all__ = ["Capabilities", "Finding", "Reading"]
+__all__ = ["Capabilities", "Deviation"]
 
-_DECISIVE: Final = frozenset({"model", "model_name", "mode", "duration", "sound"})
+_NAMES: Final = frozenset({"model", "model_name"})
+_DECISIVE: Final = _NAMES | {"mode", "duration", "sound"}
 """What the map goes by; where `extra_body` holds one of them, nothing can be said."""
-
 
 _OURS: Final = frozenset({ImageToVideo.endpoint, MultiImageToVideo.endpoint})
 """The endpoints that this package speaks."""
 
 
 @attrs.frozen
-class Finding:
-    """Something about a request that is refused, or doubted.
-
-    Attributes:
-        field: the field in the API's own words, nested ones dotted; empty for the whole request.
-        severity: ``error``: certainly refused, or comes out wrong; ``warning``: doubted.
-        message: what is wrong and, where there is one, the remedy: a clause without a subject.
-        source: where the rule stands, with its date.
-    """
-
-    field: str
-    severity: Literal["error", "warning"]
-    message: str
-    source: str = ""
-
-    def __str__(self) -> str:
-        """The finding as one clause."""
-        return f"{self.field}: {self.message}" if self.field else self.message
-
-
-@attrs.frozen
-class Reading:
+class Deviation:
     """What a provider reads otherwise than Kling's documentation says.
 
     Attributes:
         source: where that stands.
-        doubted: fields that may be dropped.
-        why: why they may be, a clause; ``{provider}`` stands for its name.
+        doubted: fields that may be dropped, ``fields``, each with why, a clause; ``{provider}`` stands for
+            its name.
         requires: fields that it wants given.
         words: the words that it documents, by field.
         longest: the characters that it documents, by field.
@@ -62,8 +42,7 @@ class Reading:
     """
 
     source: str
-    doubted: Sequence[str] = ()
-    why: str = ""
+    doubted: Sequence[Mapping[str, Any]] = ()
     requires: Sequence[str] = ()
     words: Mapping[str, Sequence[str]] = MappingProxyType({})
     longest: Mapping[str, int] = MappingProxyType({})
@@ -71,26 +50,34 @@ class Reading:
 
     def findings(self, request: VideoRequest, name: str) -> Iterator[Finding]:
         """What is doubtful about *request* at the provider called *name*."""
-        for field in self.doubted:
+        for field, why in self.doubts(name):
             if getattr(request, field) and getattr(request, field) != "off":
-                yield Finding(field, "warning", self.why.replace("{provider}", name), self.source)
+                yield Finding(field, "warning", why, self.source)
         for field in self.requires:
             if getattr(request, field) is None:
                 yield Finding(field, "warning", f"is required by {name}: give it", self.source)
         for field, known in self.words.items():
             word = getattr(request, field)
             if word is not None and word not in known:
-                yield Finding(field, "warning", f"is documented as {_or(known)} by {name}", self.source)
+                message = f"is {word}, and {name} documents {_or(known)} alone: give that"
+                yield Finding(field, "warning", message, self.source)
         for field, most in self.longest.items():
             length = len(getattr(request, field) or "")
             if length > most:
-                message = f"has {length} characters, {name} documents at most {most}"
+                message = f"has {length} characters, {name} documents at most {most}: shorten it"
                 yield Finding(field, "warning", message, self.source)
         for field, least in self.fewest.items():
             count = len(getattr(request, field))
             if count < least:
-                message = f"has {count}, {name} documents at least {least}"
+                entries = "entry" if count == 1 else "entries"
+                message = f"has {count} {entries}, {name} documents at least {least}: give more"
                 yield Finding(field, "warning", message, self.source)
+
+    def doubts(self, name: str) -> Iterator[tuple[str, str]]:
+        """Each field that may be dropped by the provider called *name*, with why."""
+        for each in self.doubted:
+            why = each["why"].replace("{provider}", name)
+            yield from ((field, why) for field in each["fields"])
 
 
 @attrs.frozen
@@ -99,18 +86,24 @@ class Capabilities:
 
     Attributes:
         models: by name, the oldest first.
-        multi_source: where the models of multi-image2video stand.
+        multi: what multi-image2video takes, whatever the model.
+        renamed: what Kling's new API calls models, and their names here.
+        renamed_source: where that stands.
+        limits: the most ``characters`` of a text and ``entries`` of a list, by dotted field; ``source``.
         words: the words that documentation knows, by dotted field.
         words_source: where those stand, and what else holds for every model.
-        readings: what providers read otherwise, by name or dialect and endpoint.
+        deviations: what providers read otherwise, by name or dialect and endpoint.
         text2video: what models take otherwise where they are given no picture, in words, with its source.
     """
 
     models: Mapping[str, Model]
-    multi_source: str
+    multi: Model
+    renamed: Mapping[str, str]
+    renamed_source: str
+    limits: Mapping[str, Any]
     words: Mapping[str, Sequence[str]]
     words_source: str
-    readings: Mapping[tuple[str, str], Reading]
+    deviations: Mapping[tuple[str, str], Deviation]
     text2video: Mapping[str, Any]
 
     def of(self, endpoint: str) -> list[Model]:
@@ -126,13 +119,19 @@ class Capabilities:
             ValueError: a cell has too few or too many letters, or another one.
         """
         sources = data["sources"]
+        models = {name: Model.from_mapping(name, table, sources) for name, table in data["models"].items()}
+        endpoint = MultiImageToVideo.endpoint
+        several = dict.fromkeys(FEATURES, "-") | {"resolutions": ()} | data[endpoint]
         return cls(
-            models={name: Model.from_mapping(name, table, sources) for name, table in data["models"].items()},
-            multi_source=sources[data["multi-image2video"]["source"]],
+            models=models,
+            multi=Model.from_mapping(endpoint, several, sources),
+            renamed=data["renamed"]["names"],
+            renamed_source=sources[data["renamed"]["source"]],
+            limits=MappingProxyType(data["limits"] | {"source": sources[data["limits"]["source"]]}),
             words=data["words"],
             words_source=sources["create"],
-            readings={
-                (name, endpoint): Reading(**table | {"source": sources[table["source"]]})
+            deviations={
+                (name, endpoint): Deviation(**table | {"source": sources[table["source"]]})
                 for name, endpoints in data["providers"].items()
                 for endpoint, table in endpoints.items()
             },
@@ -144,9 +143,8 @@ class Capabilities:
     def findings(self, request: VideoRequest, provider: Provider) -> list[Finding]:
         """What the map says about *request*, errors and doubts, in the order of its rules.
 
-        A model that is not in the map has no finding of it, only those of the provider. What `extra_body`
-        sets is never judged, and where it sets what the map goes by (model, mode, duration, sound), the map
-        says nothing.
+        A model that is not in the map has no finding of it, only those of the provider. Where `extra_body`
+        sets what the map goes by (model, mode, duration, sound), it says nothing of what depends on that.
 
         Args:
             request: its shape is in order, or it could not have been made.
@@ -155,22 +153,38 @@ class Capabilities:
         found: list[Finding] = []
         extra = request.extra_body or {}
         model = self.models.get(request.model_name)
-        if model is not None and _DECISIVE.isdisjoint(extra):
+        if model is None:
+            found += self._renamed(request)
+        elif _NAMES.isdisjoint(extra):
             found += self._endpoint(model, request)
             if _OURS.isdisjoint(model.endpoints):
                 return found
-            found += self._basics(model, request)
+        if model is not None and _DECISIVE.isdisjoint(extra):
+            found += self._basics(self.multi if isinstance(request, MultiImageToVideo) else model, request)
             if isinstance(request, ImageToVideo):
                 found += self._features(model, request)
-                found += self._references(model, request)
-        if reading := self.reading(provider, request.endpoint):
-            found += reading.findings(request, provider.name)
-        return [each for each in found if each.field not in extra]
+                silent = bool(_silent(model, request))
+                found += prompt_findings(request, model, self.words_source, is_silent=silent)
+        if deviation := self.deviation(provider, request.endpoint):
+            found += deviation.findings(request, provider.name)
+        return found
 
-    def reading(self, provider: Provider, endpoint: str) -> Reading | None:
+    def deviation(self, provider: Provider, endpoint: str) -> Deviation | None:
         """How *provider* reads requests to *endpoint*, where that is not as the map says."""
-        own = self.readings.get((provider.name, endpoint))
-        return own or self.readings.get((provider.dialect, endpoint))
+        own = self.deviations.get((provider.name, endpoint))
+        return own or self.deviations.get((provider.dialect, endpoint))
+
+    def _renamed(self, request: VideoRequest) -> Iterator[Finding]:
+        """Whether a name that is not in the map is the new API's."""
+        name = self.renamed.get(request.model_name)
+        if name is None:
+            return
+        message = f"is what Kling's new API calls {name}"
+        if _OURS.isdisjoint(self.models[name].endpoints):
+            message += ", which this package does not speak: take another"
+        else:
+            message += ": give that name"
+        yield Finding("model_name", "warning", message, self.renamed_source)
 
     def _endpoint(self, model: Model, request: VideoRequest) -> Iterator[Finding]:
         """Whether the endpoint takes the model, and whether it may still be had."""
@@ -180,7 +194,7 @@ class Capabilities:
             yield Finding("model_name", "error", message, model.source)
         elif request.endpoint not in model.endpoints:
             message = f"is not documented for {request.endpoint}, only {names} is"
-            yield Finding("model_name", "warning", message, self.multi_source)
+            yield Finding("model_name", "warning", message, self.multi.source)
         elif not _is_offered(model, request.endpoint):
             yield Finding("model_name", "warning", f"{model.retired}: take {names}", model.retired_source)
 
@@ -212,9 +226,7 @@ class Capabilities:
 
     def _features(self, model: Model, request: ImageToVideo) -> Iterator[Finding]:
         """Everything that a model takes in some modes and durations, or not at all."""
-        mode, seconds = request.mode or "std", request.duration or "5"
-        at = (mode if mode in model.modes else "", seconds if seconds in model.durations else "")
-        silent = _silent(model, request)
+        at, silent = _column(model, request), _silent(model, request)
         for feature, field in _used(request):
             cell = model.cells[feature]
             letter = cell.letters[at]
@@ -238,33 +250,6 @@ class Capabilities:
             message = "excludes voice_list, say the pages, though one of Kling's samples has both"
             yield Finding("element_list", "warning", message, self.words_source)
 
-    def _references(self, model: Model, request: ImageToVideo) -> Iterator[Finding]:
-        """What prompts refer to must be given, and voices are heard."""
-        speaks, extra = bool(request.voice_list), request.extra_body or {}
-        for field, prompt in _prompts(request):
-            if "<<<" not in prompt:
-                continue
-            for name, number in dict.fromkeys(_REFERENCE.findall(prompt)):
-                given = (request.voice_list if name == "voice" else request.element_list) or ()
-                speaks = speaks or name == "voice"
-                if f"{name}_list" in extra or 1 <= int(number) <= len(given):
-                    continue
-                what = f"refers to <<<{name}_{number}>>>"
-                entries = "entry" if len(given) == 1 else "entries"
-                message = (
-                    f"{what}, and {name}_list has {len(given) or 'no'} {entries}: give it, or take it out"
-                )
-                if model.cells[f"{name}_list"].letters["", ""] == "-":
-                    message = f"{what}, and {model.name} takes no {name}_list: take it out"
-                yield Finding(field, "error", message, self.words_source)
-        if request.multi_prompt and request.prompt:
-            message = "is ignored where the shots are customized: write it into their prompts"
-            yield Finding("prompt", "warning", message, self.words_source)
-        # who cannot have a voice at all is not told to turn on the sound
-        can_speak = model.cells["voice_list"].letters["", ""] != "-" and not _silent(model, request)
-        if speaks and request.sound in (None, "off") and can_speak:
-            yield Finding("sound", "error", "must be on for a voice to be heard", self.words_source)
-
     def _remedy(self, model: Model, feature: str, at: tuple[str, str]) -> str:
         """How *model* takes what it refuses at a mode and duration, or else which model does."""
         (mode, seconds), name, cell = at, model.name, model.cells[feature]
@@ -283,6 +268,7 @@ class Capabilities:
             if any(frames.taken()):
                 also = "" if frames.letters[at] in "Ys" else self._remedy(model, "start_end_frame", at)
                 return f"alone is not taken by {name}: give image too{also and f', which {also}'}"
+            return f"is not taken by {name}: give the picture as image"
         if cell.note and cell.letters["", ""] == "-":
             return f"is not taken by {name}: {cell.note}"
         perhaps = [f"mode {a}, duration {b}" for a, b in cell.taken("?") if a and b]
@@ -300,6 +286,12 @@ class Capabilities:
         if able:
             return f"; only {_or([each.name for each in able])} took it: leave it out"
         return ""
+
+
+def _column(model: Model, request: ImageToVideo) -> tuple[str, str]:
+    """The mode and duration that *request* has in the cells of *model*; empty where it has no such."""
+    mode, seconds = request.mode or "std", request.duration or "5"
+    return mode if mode in model.modes else "", seconds if seconds in model.durations else ""
 
 
 def _used(request: ImageToVideo) -> Iterator[tuple[str, str]]:
@@ -326,26 +318,13 @@ def _used(request: ImageToVideo) -> Iterator[tuple[str, str]]:
 
 def _silent(model: Model, request: ImageToVideo) -> str:
     """The field for which *model* makes a silent video; empty where it need not."""
-    mode, seconds = request.mode or "std", request.duration or "5"
-    at = (mode if mode in model.modes else "", seconds if seconds in model.durations else "")
+    at = _column(model, request)
     return next((field for name, field in _used(request) if model.cells[name].letters[at] == "s"), "")
 
 
 def _is_offered(model: Model, endpoint: str) -> bool:
     """Whether *model* may be had; multi-image2video has no other, whatever is told of it elsewhere."""
     return not model.retired or endpoint == MultiImageToVideo.endpoint
-
-
-_REFERENCE: Final = re.compile(r"<<<(voice|element)_([0-9]{1,9})>>>")
-"""How a prompt refers to an entry of a list, counted from 1."""
-
-
-def _prompts(request: ImageToVideo) -> Iterator[tuple[str, str]]:
-    """Every prompt of *request*, each with its dotted field."""
-    if request.prompt:
-        yield "prompt", request.prompt
-    for place, shot in enumerate(request.multi_prompt or ()):
-        yield f"multi_prompt[{place}].prompt", shot.prompt
 
 
 def _word(request: VideoRequest, field: str) -> str | None:

@@ -161,7 +161,7 @@ class Header:
         height: pixels as stored; 0 where unreadable.
         problems: why Kling would refuse it, clauses without a subject.
         warnings: what is doubtful about it, clauses without a subject.
-        turned: EXIF asks for a quarter turn; told of a start frame alone, whose masks it concerns.
+        turned: EXIF asks to turn or mirror it; told of a start frame alone, whose masks it concerns.
     """
 
     format: str
@@ -193,11 +193,7 @@ def check(reader: BinaryIO, size: int, *, field: str = "image") -> Header:
     # 2.0 reads JPEG segments by their lengths, however many stand before the frame header. Rotation is of no
     # interest: every rule here is the same for both sides. What fails is told as -1.
     width, height = (max(side, 0) for side in imagesize.get(reader, exif_rotation=False))
-    turned = (
-        field == "image"
-        and kind == "JPEG"
-        and imagesize.get(reader, exif_rotation=True)[0] not in (width, -1)
-    )
+    turned = field == "image" and kind == "JPEG" and _is_turned(reader)
     measured, whole = width > 0 and height > 0, _has_end(reader, size, kind)
     warnings: list[str] = []
     if not measured and not whole:
@@ -213,6 +209,17 @@ def check(reader: BinaryIO, size: int, *, field: str = "image") -> Header:
             told = warnings if field == "image_tail" else problems
             told.append(f"is {width} x {height} px: the aspect ratio must be from 1:2.5 to 2.5:1")
     return Header(kind, width, height, tuple(problems), tuple(warnings), turned)
+
+
+def _is_turned(reader: BinaryIO) -> bool:
+    """Whether EXIF asks for anything but the picture as it is stored (tag 0x0112: 2 to 8)."""
+    import imagesize
+
+    try:
+        info = imagesize.get_info(reader, dpi=False, colors=False, channels=False)
+    except Exception:  # noqa: BLE001 - whatever is damaged there, no reader turns the picture by it
+        return False
+    return info.rotation in range(2, 9)
 
 
 def _unfit(kind: str, size: int) -> Iterator[str]:

@@ -8,7 +8,7 @@ What Kling does to a picture that EXIF turns is not known, so whatever is drawn 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from kling_async.protocol.capabilities import Finding
+from kling_async.protocol.findings import Finding
 from kling_async.protocol.models import ImageToVideo, VideoRequest
 
 __all__ = ["misfits"]
@@ -24,14 +24,14 @@ def misfits(
     Args:
         request: only `ImageToVideo` has masks.
         sizes: width and height of pictures, pixels, by dotted field.
-        turned: whether EXIF turns the picture by a quarter.
+        turned: whether EXIF turns or mirrors the picture.
     """
     if not isinstance(request, ImageToVideo) or (request.static_mask is None and not request.dynamic_masks):
         return
     first = ""
     picture = sizes.get("image")
     if turned:
-        message = "is turned by EXIF: masks and points may not fit what Kling sees; save the picture upright"
+        message = "is turned or mirrored by EXIF: what is drawn for it may not fit at Kling; save it upright"
         yield Finding("image", "warning", message, _SOURCE)
         picture = None
     fields = [

@@ -14,7 +14,7 @@ import attrs
 
 from kling_async.protocol.errors import ConfigurationError
 
-__all__ = ["COMETAPI", "EZMODEL", "KLING", "KLING_CN", "PROVIDERS", "Provider", "new_api"]
+__all__ = ["COMETAPI", "EZMODEL", "KLING", "KLING_CN", "LACKS_SOURCE", "PROVIDERS", "Provider", "new_api"]
 
 
 @attrs.frozen(kw_only=True)
@@ -163,6 +163,9 @@ def new_api(base_url: str) -> Provider:
 
 EZMODEL: Final = attrs.evolve(new_api("https://api.ezmodel.cloud"), name="ezmodel", env=("EZMODEL_API_KEY",))
 """ezmodel: by all signs a new-api."""
+
+LACKS_SOURCE: Final = "gateways reference, request fields, November 2026"
+"""Where it stands what a provider drops, for `Problem.source`."""
 
 PROVIDERS: Final[Mapping[str, Provider]] = MappingProxyType(
     {provider.name: provider for provider in (KLING, KLING_CN, COMETAPI, EZMODEL)}

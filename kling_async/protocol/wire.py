@@ -14,7 +14,7 @@ from kling_async.protocol.converter import to_body
 from kling_async.protocol.errors import Problem, RequestError, UnsupportedError
 from kling_async.protocol.images import ImageFile, ImageText, ImageUrl, ResolvedImage
 from kling_async.protocol.models import VideoRequest
-from kling_async.protocol.providers import Provider
+from kling_async.protocol.providers import LACKS_SOURCE, Provider
 from kling_async.protocol.replies import (
     Response,
     read_callback,
@@ -192,17 +192,15 @@ def _lost_fields(
     would double the upload, and in one it may be dropped without a word.
     """
     name = provider.name
-    lost = [Problem(field, f"is dropped by {name}") for field in sorted(provider.lacks) if body.get(field)]
+    lost = {field: f"is dropped by {name}" for field in sorted(provider.lacks) if body.get(field)}
     if body.get("cfg_scale") == 0:
-        lost.append(Problem("cfg_scale", f"0 is dropped by {name}, which then takes 0.5: give 0.01"))
+        lost["cfg_scale"] = f"0 is dropped by {name}, which then takes 0.5: give 0.01"
     if "image" not in body:
-        lost.append(Problem("image", f"is required: without it {name} makes a video of the text alone"))
-    lost += [
-        Problem(field, f"must be a URL: {name} may drop anything else")
-        for field, image in images.items()
-        if field != "image" and not isinstance(image, ImageUrl)
-    ]
-    return lost
+        lost["image"] = f"is required: without it {name} makes a video of the text alone"
+    for field, image in images.items():
+        if field != "image" and not isinstance(image, ImageUrl):
+            lost[field] = f"must be a URL: {name} may drop anything else"
+    return [Problem(field, message, LACKS_SOURCE) for field, message in lost.items()]
 
 
 def _new_api(body: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

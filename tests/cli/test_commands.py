@@ -138,6 +138,9 @@ def test_get_and_list(here: Any, pictures: Path, simulator: Simulator):
         [old.task_id, "succeed"],
     ]
     assert len(here("list", "--limit", "1")[1].splitlines()) == 1
+    code, out, err = here("list", "--limit", "-3")
+    assert (code, out) == (2, "")
+    assert "--limit must be at least 1, not -3" in err
     assert here("list", "--multi")[1] == ""
     document = json.loads(here("--json", "get", old.task_id)[1])
     names = "task_id external_task_id status status_message videos created_at updated_at units"

@@ -39,11 +39,11 @@ def test_a_line_for_each_model(capsys):
     ]
     assert lines[1] == [
         "kling-v2-6",
-        "std 720p, pro 1080p; 5 or 10 s; end frame: pro silent; sound: pro; voices: pro",
+        "std 720p, pro 1080p; 5 or 10 s; end frame: pro silent; sound: pro; voices with sound: pro",
         "silent: std 0.3, pro 0.5; sound: pro 1.0; voice: pro 1.2",
         "1 min 30 s",
     ]
-    assert lines[0][1].startswith("std 720p, pro 1080p, 4k; 3 to 15 s; end frame; sound; voices")
+    assert lines[0][1].startswith("std 720p, pro 1080p, 4k; 3 to 15 s; end frame; sound; voices with sound")
     assert lines[7][1].endswith("masks: pro 5 s doubted; camera: pro 5 s simple; cfg_scale")
     assert lines[8][1:] == [
         (
@@ -98,7 +98,10 @@ def test_json_tells_every_cell(capsys):
     }  # a model without modes
     assert named["kling-v1-6"]["endpoints"] == ["image2video", "multi-image2video", "text2video"]
     assert named["kling-v3-omni"]["endpoints"] == ["omni-video"]
-    assert v26["provider_reads"]["image2video"]["doubted"] == ["aspect_ratio"]
+    (doubt,) = v26["provider_reads"]["image2video"]["doubted"]
+    assert doubt["fields"] == ["aspect_ratio"]
+    assert v26["limits"]["characters"]["prompt"] == 2500
+    assert (v26["usual_seconds"], named["kling-3.0-turbo"]["usual_seconds"]) == (90, None)
     assert named["kling-v2-master"]["modes"]["where"] == {"std": "no", "pro": "doubted", "4k": "no"}
     assert "2025-11-11" in named["kling-v2-5-turbo"]["modes"]["source"]
     assert "2026-09-20" in named["kling-v1"]["retired"]["source"]
@@ -115,17 +118,23 @@ def test_a_gateway_lacks_and_doubts(capsys):
     """What a provider drops, and what may go lost there, follows the table; its prices are unknown."""
     lines = shown(capsys, provider="new-api")
     assert all("\tnot known\t" in line for line in lines[:9])
+    for dropped in ("shots", "elements", "voices", "multi-image2video"):
+        assert not any(dropped in line for line in lines[:9])
     assert lines[12:] == [
         "new-api drops element_list, multi_prompt, multi_shot, shot_type, voice_list",
         "image2video sound: is read by later versions of new-api alone: it may be dropped",
         "image2video watermark_info: is read by later versions of new-api alone: it may be dropped",
+        (
+            "image2video aspect_ratio: is passed on by new-api to a Kling that has no such field: "
+            "the video has the picture's shape"
+        ),
         "new-api has no multi-image2video",
     ]
     lines = shown(capsys, provider="cometapi")
     assert "image2video mode: cometapi documents std, pro" in lines
     assert "image2video image: is required by cometapi" in lines
-    assert "image2video prompt: cometapi documents at most 500" in lines
-    assert "multi-image2video image_list: cometapi documents at least 2" in lines
+    assert "image2video prompt: cometapi documents at most 500 characters" in lines
+    assert "multi-image2video image_list: cometapi documents at least 2 entries" in lines
 
 
 def test_own_prices(capsys, tmp_path: Path):

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from kling_async import RequestError, checking
+from kling_async.bodies import Resolved
 from kling_async.checking import capabilities
-from kling_async.protocol.capabilities import Capabilities, Finding
+from kling_async.protocol.capabilities import Capabilities
 from kling_async.protocol.cells import FEATURES, Model
+from kling_async.protocol.findings import Finding
 from kling_async.protocol.models import (
     CameraConfig,
     CameraControl,
@@ -62,7 +65,7 @@ V3 = {
 }
 MODES = {
     "kling-v2-master": "- ? -",
-    "kling-v2-1-master": "- - -",
+    "kling-v2-1-master": "- ? -",
     "kling-v3": "Y Y Y",
 }  # std pro 4k; others Y Y -
 RETIRED = [
@@ -117,6 +120,12 @@ def found(provider: Provider = KLING, /, **fields: Any) -> list[Finding]:
     """What the map says about an image2video."""
     usual: dict[str, Any] = {"image": A, "prompt": "p"}
     return MAP.findings(ImageToVideo(**usual | fields), provider)
+
+
+def asked_of(provider: Provider = KLING, /, **fields: Any) -> list[Finding]:
+    """What a client learns of an image2video whose pictures it does not read."""
+    usual: dict[str, Any] = {"image": A, "prompt": "p"}
+    return checking.findings(ImageToVideo(**usual | fields), provider, Resolved({}))
 
 
 def of(findings: list[Finding], field: str) -> str | None:
@@ -254,6 +263,79 @@ def test_a_reference_that_the_model_cannot_have_is_taken_out():
     assert line == "prompt: refers to <<<voice_1>>>, and kling-v2-5-turbo takes no voice_list: take it out"
 
 
+def test_what_extra_body_replaces_is_not_judged():
+    """However deep in the field, and whether a picture or a word; the model is not hidden by a mode."""
+    moved = ASKS["camera_control"][1] | {"camera_control": CameraControl("down_back")}
+    asked = {"model_name": "kling-v1-5", "mode": "pro", **moved}
+    assert [each.field for each in asked_of(**asked)] == ["model_name", "camera_control.type"]
+    assert [each.field for each in asked_of(**asked, extra_body={"camera_control": {}})] == ["model_name"]
+    omni = asked_of(model_name="kling-v3-omni", extra_body={"mode": "pro"})
+    assert [(each.field, each.severity) for each in omni] == [("model_name", "error")]
+    assert asked_of(model_name="kling-v3-omni", extra_body={"model_name": "kling-v3"}) == []
+
+
+def test_what_a_provider_drops_it_drops_from_extra_body_too():
+    """The way around the map is none around the gateway: what would come out wrong is told."""
+    asked = {"model_name": "kling-v3", "extra_body": {"element_list": [{"element_id": 1}], "seed": 1}}
+    (finding,) = asked_of(EZMODEL, **asked)
+    assert (finding.field, finding.severity) == ("element_list", "warning")
+    assert "is dropped by ezmodel" in finding.message
+    assert "gateways reference" in finding.source
+    assert asked_of(KLING, **asked) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("kling-3.0", "kling-v3"),
+        ("kling-2.6", "kling-v2-6"),
+        ("kling-2.5-turbo", "kling-v2-5-turbo"),
+        ("kling-3.0-omni", "kling-v3-omni"),
+        ("kling-o1", "kling-video-o1"),
+    ],
+)
+def test_the_new_api_s_names_are_known(name, ours):
+    """Whoever read its pages is told what the model is called here, or that it cannot be had here."""
+    (finding,) = found(model_name=name)
+    assert (finding.field, finding.severity) == ("model_name", "warning")
+    assert f"what Kling's new API calls {ours}" in finding.message
+    assert ("give that name" in finding.message) == (ours in KNOWN)
+    assert "new-generation API" in finding.source
+
+
+def longest(field: str, most: int) -> object:
+    """A request with a text of *most* characters, or a list of as many entries."""
+    fields: dict[str, Any] = {"image": A, "prompt": "p"}
+    shots: dict[str, Any] = {"image": A, "multi_shot": True, "shot_type": "customize", "duration": 6}
+    mask = ASKS["motion_brush"][1]["dynamic_masks"][0]
+    entries = {"dynamic_masks": mask, "element_list": 1, "voice_list": "v"}
+    match field:
+        case "image_list":
+            return MultiImageToVideo(image_list=[A] * most, prompt="p")
+        case "prompt" | "negative_prompt":
+            fields[field] = "x" * most
+        case "multi_prompt.prompt":
+            fields = shots | {"multi_prompt": [Shot(prompt="x" * most, duration=6)]}
+        case "multi_prompt":
+            fields = shots | {field: [Shot(prompt="p", duration=1)] * most, "duration": most}
+        case "dynamic_masks.trajectories":
+            fields["dynamic_masks"] = [DynamicMask(B, [Point(0, 0)] * most)]
+        case _:
+            fields[field] = [entries[field]] * most
+    return ImageToVideo(**fields)
+
+
+LIMITS = [(field, most) for kind in ("characters", "entries") for field, most in MAP.limits[kind].items()]
+
+
+@pytest.mark.parametrize(("field", "most"), LIMITS)
+def test_the_limits_of_the_map_are_those_of_the_models(field, most):
+    """A text or list as long as the map says can be made, and one longer cannot."""
+    assert longest(field, most)
+    with pytest.raises(RequestError, match=rf"{field.partition('.')[0]}.*{most}"):
+        longest(field, most + 1)
+
+
 def test_extra_body_silences_no_provider():
     """What CometAPI documents of other fields is told whatever the body has beside them."""
     long = ImageToVideo(image=A, prompt="p" * 501, extra_body={"mode": "pro"})
@@ -266,15 +348,28 @@ def test_a_prompt_that_is_ignored_is_doubted():
     assert told(model_name="kling-v3", prompt=None, **shots) == []
     (line,) = told(model_name="kling-v3", prompt="p", **shots)
     assert line.startswith("prompt: is ignored where the shots are customized")
+    intelligent = shots | {"shot_type": "intelligence"}  # where the prompt is read, and the shots are not
+    (line,) = told(model_name="kling-v3", prompt="p", **intelligent)
+    assert line.startswith("multi_prompt: is read with shot_type customize alone")
 
 
 def test_remedies_are_of_the_endpoint():
     """multi-image2video has one model, so no other is named."""
     asked = MultiImageToVideo(image_list=[A, B], prompt="p", mode="4k", duration=7)
     assert [str(each) for each in MAP.findings(asked, KLING)] == [
-        "mode: must be std or pro with kling-v1-6",
-        "duration: must be 5 or 10 with kling-v1-6",
+        "mode: must be std or pro with multi-image2video",
+        "duration: must be 5 or 10 with multi-image2video",
     ]
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_multi_image_to_video_has_modes_and_durations_of_its_own(name):
+    """They are rules of the endpoint, whatever the model takes for one picture, and stand where its do."""
+    for mode, seconds in itertools.product((None, "std", "pro", "4k"), range(3, 16)):
+        findings = multi(model_name=name, mode=mode, duration=seconds)
+        assert of(findings, "mode") == ("error" if mode == "4k" else None)
+        assert of(findings, "duration") == (None if seconds in (5, 10) else "error")
+        assert all("multi-image2video: create" in each.source for each in findings)
 
 
 def test_what_is_doubted_elsewhere_is_named():
@@ -353,7 +448,15 @@ REMEDIES = [
         {"static_mask": B, "model_name": "kling-v2-5-turbo"},
         "static_mask: is not taken by kling-v2-5-turbo; only kling-v1 took it: leave it out",
     ),
+    (
+        {"model_name": "kling-v2-master", "image": None, "image_tail": B},
+        "image_tail: is not taken by kling-v2-master: give the picture as image",
+    ),
     ({"sound": "loud"}, "sound: is 'loud', a word that no documentation knows: give on or off"),
+    (
+        {"prompt": "<<<image_2>>> enters"},
+        "prompt: refers to <<<image_2>>>, and 1 picture is given: take it out",
+    ),
     (
         {"prompt": "<<<element_2>>>", "element_list": [1], "model_name": "kling-v3"},
         "prompt: refers to <<<element_2>>>, and element_list has 1 entry: give it, or take it out",
@@ -466,10 +569,9 @@ def test_multi_image_to_video():
 
 
 def test_kling_has_no_aspect_ratio_for_one_picture():
-    """The field is doubted at Kling, and read by the new-api kind."""
-    for provider in (KLING, KLING_CN, KLING.at("https://proxy.example.org")):
+    """The field is doubted wherever there is a Kling at the end."""
+    for provider in (KLING, KLING_CN, KLING.at("https://proxy.example.org"), EZMODEL):
         assert of(found(provider, aspect_ratio="16:9"), "aspect_ratio") == "warning"
-    assert found(EZMODEL, aspect_ratio="16:9") == []
 
 
 COMET_DOUBTS: list[tuple[str, dict[str, Any]]] = [
@@ -511,7 +613,7 @@ def test_cometapi_takes_what_it_documents():
     assert multi(COMETAPI, duration=5) == []
     assert [str(each) for each in multi(COMETAPI, image_list=[A])] == [
         "duration: is required by cometapi: give it",
-        "image_list: has 1, cometapi documents at least 2",
+        "image_list: has 1 entry, cometapi documents at least 2: give more",
     ]
 
 
@@ -559,8 +661,11 @@ def test_findings_are_told_once_and_in_full(name, fields):
 @given(name=st.sampled_from(KNOWN), fields=ANY_FIELDS)
 def test_extra_body_is_the_way_around_the_map(name, fields):
     """Law: what the map goes by, set in extra_body, silences it; another field changes nothing."""
-    for field in ("model", "model_name", "mode", "duration", "sound"):
+    for field in ("model", "model_name"):
         assert found(model_name=name, extra_body={field: "x"}, **fields) == []
+    of_the_model = found(model_name=name)
+    for field in ("mode", "duration", "sound"):
+        assert found(model_name=name, extra_body={field: "x"}, **fields) == of_the_model
     assert found(model_name=name, extra_body={"tomorrow": 1}, **fields) == found(model_name=name, **fields)
 
 
@@ -595,7 +700,9 @@ def test_another_map_may_be_held_against_a_request():
             "sources": {"create": "a page of 2026"},
             "words": {},
             "models": models,
-            "multi-image2video": {"source": "create"},
+            "multi-image2video": {"source": "create", "mode": "Y Y -", "durations": [5, 10]},
+            "renamed": {"source": "create", "names": {}},
+            "limits": {"source": "create"},
             "text2video": {"source": "create"},
             "providers": {},
         }

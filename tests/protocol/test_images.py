@@ -182,12 +182,12 @@ def test_sound_pictures(picture: bytes, found: Header):
 
 
 def test_rotation_in_exif_is_told():
-    """The stored size is told, since both sides obey the same rules; a quarter turn concerns masks."""
+    """The stored size is told, since both sides obey the same rules; any turn or mirroring concerns masks."""
     exif = Pillow.Exif()
-    exif[0x0112] = 6
-    assert looked_at(saved("JPEG", exif=exif)) == Header("JPEG", 400, 300, turned=True)
-    exif[0x0112] = 3
-    assert looked_at(saved("JPEG", exif=exif)) == Header("JPEG", 400, 300)
+    for orientation in range(10):
+        exif[0x0112] = orientation
+        turned = orientation in range(2, 9)
+        assert looked_at(saved("JPEG", exif=exif)) == Header("JPEG", 400, 300, turned=turned)
 
 
 @pytest.mark.parametrize(
