@@ -1,12 +1,15 @@
 """Runs README and docs: what is shown there is what happens.
 
 - A ``python`` block is run as it stands, with ``await`` allowed outside of functions as in a notebook.
-- An ``output`` block is what the Python block before it printed; lines in any order, ``...`` for what varies.
+- An ``output`` block is what the Python block before it printed; ``...`` for what varies.
 - A ``console`` block is run: each line after ``$`` is a command, what follows is its output.
+- Lines may come in another order only where several videos are made at once.
+- A ``json`` or ``none`` block of items is given to ``batch --dry-run``, which must find nothing wrong.
 - A ``bash``, ``powershell`` or ``bat`` block is not run, but our commands in it must have their options.
+- A ``py`` block is another client's code: it is read, and not run.
 
-Every page has a folder of its own with a few photos, the tutorial with no more than its reader makes, and a
-simulator that `KlingClient.from_env` finds. For all tests it decides what begins first.
+Every page has a folder and an environment of its own, made as ``docs/howto/try-it.md`` tells its reader to
+make them, the tutorial's with no more than its reader makes. For all tests it decides what begins first.
 """
 
 import ast
@@ -19,10 +22,8 @@ import os
 import re
 import selectors
 import shlex
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from sybil.parsers.myst import CodeBlockParser
 from kling_async.cli.app import run
 from kling_async.simulator import Simulator, serve
 
-PHOTOS = Path(str(files("kling_async") / "photos"))
+TRY_IT = (Path(__file__).parent / "docs" / "howto" / "try-it.md").read_text(encoding="utf-8")
 SPEED = 10
 """How much faster time passes in code that is shown: its first poll comes after 5 s of it."""
 
@@ -106,21 +107,22 @@ def quick_time() -> Iterator[None]:
 def page(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_time: None
 ) -> Iterator[Path]:
-    """A folder with photos, and the environment of someone who has a key: for one page."""
+    """The folder and the environment of a reader who has done what the page *Try it* says: for one page."""
     folder = tmp_path_factory.mktemp("page")
-    shutil.copytree(PHOTOS, folder / "photos")
-    if request.path.name != "tutorial.md":  # whose reader has made the folder alone
-        for photo in ("cat.png", "rocket.jpg"):
-            shutil.copy(PHOTOS / photo, folder)
     with served(serve(Simulator(seconds=0.05))) as base_url, pytest.MonkeyPatch.context() as changed:
         for name in tuple(os.environ):
             if name.startswith(("KLING", "COMETAPI", "EZMODEL")) or name.upper() == "HTTPS_PROXY":
                 changed.delenv(name)
         for name, value in {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}.items():
             changed.setenv(name, value)
-        changed.setenv("KLING_API_KEY", "sim-key")
-        changed.setenv("KLING_BASE_URL", base_url)
+        for name, value in re.findall(r"^export (\w+)=(\S+)$", TRY_IT, re.MULTILINE):
+            changed.setenv(name, base_url if value.startswith("http:") else value)
         changed.chdir(folder)
+        for command in re.findall(r"^python -c .*$", TRY_IT, re.MULTILINE):
+            exec(shlex.split(command)[2], {})  # noqa: S102 - our own documentation
+        if request.path.name == "tutorial.md":  # whose reader has made the folder of photos alone
+            for file in [path for path in folder.iterdir() if path.is_file()]:
+                file.unlink()
         yield folder
 
 
@@ -134,17 +136,19 @@ def _evaluate_python(example: Example) -> None:
             asyncio.run(eval(code, namespace))  # noqa: S307 - our own documentation
         else:
             exec(code, namespace)  # noqa: S102 - our own documentation
-    example.namespace["printed"] = printed.getvalue()
+    example.namespace["printed"] = printed.getvalue(), "completions(" in source
 
 
 def _evaluate_output(example: Example) -> str | None:
-    return _difference(example.parsed, example.namespace.pop("printed", ""))
+    got, any_order = example.namespace.pop("printed", ("", False))
+    return _difference(example.parsed, got, any_order=any_order)
 
 
-def _difference(wanted: str, got: str) -> str | None:
-    """Say how *got* is not what was *wanted*; the order of lines does not matter."""
+def _difference(wanted: str, got: str, *, any_order: bool) -> str | None:
+    """Say how *got* is not what was *wanted*."""
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    if doctest.OutputChecker().check_output(_sorted_lines(wanted), _sorted_lines(got), flags):
+    lines = (_sorted_lines(wanted), _sorted_lines(got)) if any_order else (wanted, got)
+    if doctest.OutputChecker().check_output(*lines, flags):
         return None
     return f"Wanted:\n{wanted}\nGot:\n{got}"
 
@@ -167,9 +171,24 @@ def _evaluate_console(example: Example) -> str | None:
         code, out, err = run_command(shlex.split(command))
         if code != 0:
             return f"{command} ended with {code}:\n{out}{err}"
-        if wanted.strip() and (difference := _difference(wanted, out)):
+        at_once = command.startswith("batch ") and "--dry-run" not in command
+        if wanted.strip() and (difference := _difference(wanted, out, any_order=at_once)):
             return difference
     return None
+
+
+def _evaluate_items(example: Example) -> str | None:
+    """Items of a batch, as JSON lines or as CSV: nothing is wrong or doubtful with them."""
+    name = "shown.jsonl" if example.parsed.startswith("{") else "shown.csv"
+    if name == "shown.csv" and "image" not in example.parsed.partition("\n")[0]:
+        return "these are no items"
+    Path(name).write_text(example.parsed, encoding="utf-8")
+    code, out, err = run_command(["batch", name, "--out", "shown/", "--dry-run", "--check", "error"])
+    return f"{out}{err}" if code else None
+
+
+def _read_python(example: Example) -> None:
+    ast.parse(example.parsed)  # which raises what is wrong with it
 
 
 _COMMAND = re.compile(r"(?:^|&& )(?:kling-async|python -m kling_async) (.*)$", re.MULTILINE)
@@ -193,6 +212,9 @@ _EVALUATORS: dict[str, Callable[[Example], str | None]] = {
     "python": _evaluate_python,
     "output": _evaluate_output,
     "console": _evaluate_console,
+    "json": _evaluate_items,
+    "none": _evaluate_items,
+    "py": _read_python,
     "bash": _evaluate_shell,
     "powershell": _evaluate_shell,
     "bat": _evaluate_shell,

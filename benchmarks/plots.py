@@ -129,7 +129,7 @@ def _memory(figure: Any, peers: Rows, growth: Rows) -> None:
 
 
 def _bars(axes: Any, rows: Rows, field: str) -> None:
-    """A bar for each client in a group for each number of tasks; lost tasks are told on top."""
+    """A bar for each client in a group for each number of tasks; lost tasks are told in it."""
     counts = sorted({row["n"] for row in rows})
     clients = [each for each in PEERS if any(row["client"] == each for row in rows)]
     width = 0.8 / len(clients)
@@ -156,10 +156,11 @@ def _bars(axes: Any, rows: Rows, field: str) -> None:
 
 
 def _above(axes: Any, x: float, value: float, lost: int) -> None:
-    """What a bar stands for, and how many tasks it does not."""
-    told = f" {value:.3g} ({lost:,d} lost)" if lost else f"{value:.3g}"
-    turned = 90 if lost else 0
-    axes.text(x, value * 1.06, told, ha="center", va="bottom", fontsize=6.5, rotation=turned)
+    """What a bar stands for, and in the bar how many tasks it does not."""
+    axes.text(x, value * 1.06, f"{value:.3g}", ha="center", va="bottom", fontsize=6.5)
+    if lost:
+        inside = {"color": "white", "rotation": 90}
+        axes.text(x, value * 0.85, f"({lost:,d} lost)", ha="center", va="top", fontsize=6.5, **inside)
 
 
 def _schedules(figure: Any, rows: Rows) -> None:

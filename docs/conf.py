@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -52,6 +53,7 @@ exclude_patterns = ["_build"]
 default_role = "code"  # names in docstrings are read as code; the API is one page
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_preserve_defaults = True  # as they are written: what they are here is nobody's business
 autodoc_default_options = {"members": True, "inherited-members": False}
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True
@@ -61,3 +63,14 @@ napoleon_use_ivar = True
 nitpick_ignore_regex = [
     (r"py:(class|obj|exc)", r"(?!kling_async\.[A-Z]).*"),
 ]
+
+
+def setup(app: Any) -> None:
+    """Put back what Sphinx reads of code that attrs wrote: there no default stands as its author wrote it."""
+    app.connect("autodoc-before-process-signature", _unread, priority=600)  # after Sphinx's own, at 500
+
+
+def _unread(app: object, obj: Any, bound_method: object) -> None:
+    code = getattr(obj, "__code__", None)
+    if code is not None and code.co_filename.startswith("<attrs generated"):
+        vars(obj).pop("__signature__", None)

@@ -60,7 +60,9 @@ def _may_follow(start: TaskStatus, end: TaskStatus) -> bool:
 
 
 def _is_between(start: TaskStatus, middle: TaskStatus, end: TaskStatus) -> bool:
-    """Whether the way from *start* to *end* is told by those over *middle*."""
+    """Whether the way from *start* to *end* is told by those over *middle*; late news is a way of its own."""
+    if STATES[start].terminal:
+        return False
     alike = STATES[middle].outcome in (STATES[start].outcome, STATES[end].outcome)
     same = STATES[middle].terminal == STATES[start].terminal
     return alike and same and _may_follow(start, middle) and _may_follow(middle, end)
@@ -99,17 +101,20 @@ def _box(status: TaskStatus) -> str:
 
 
 def _arrow(start: TaskStatus, end: TaskStatus) -> str:
-    """Within a lane downwards; into another out of the side and in from above. Late news is dashed."""
+    """Within a lane downwards; into another out of the side and in from above; late news in from the left."""
     (x, y), (to_x, to_y) = _place(start), _place(end)
-    to_y -= _HEIGHT / 2
-    if STATES[start].outcome is STATES[end].outcome:
-        y += _HEIGHT / 2
+    late = STATES[start].terminal
+    if late:
+        points: Iterable[float] = (x, y + _HEIGHT / 2, x, to_y, x, to_y, to_x - _WIDTH / 2, to_y)
+    elif STATES[start].outcome is STATES[end].outcome:
+        y, to_y = y + _HEIGHT / 2, to_y - _HEIGHT / 2
         bend = (to_y - y) / 2
-        points: Iterable[float] = (x, y, x, y + bend, to_x, to_y - bend, to_x, to_y)
+        points = (x, y, x, y + bend, to_x, to_y - bend, to_x, to_y)
     else:
+        to_y -= _HEIGHT / 2
         side = 1 if to_x > x else -1
         to_x -= side * 30
         points = (x + side * _WIDTH / 2, y, to_x, y, to_x, y, to_x, to_y)
     move = "M{:g} {:g}C{:g} {:g} {:g} {:g} {:g} {:g}".format(*points)
-    dashed = ' stroke-dasharray="4 3"' if STATES[start].terminal else ""
+    dashed = ' stroke-dasharray="4 3"' if late else ""
     return f'<path d="{move}" marker-end="url(#tip)" opacity="0.75"{dashed}/>'

@@ -33,6 +33,7 @@ def features() -> str:
     return table(
         ["", *(f"`{each.name.removeprefix('kling-')}`" for each in known)],
         [
+            ["the model", *("doubted" if each.retired else "yes" for each in known)],
             ["`duration`", *(_numbers(each.durations) for each in known)],
             ["`mode`", *(_modes(each) for each in known)],
             *([_about(name), *(_told(each, each.cells[name]) for each in known)] for name in FEATURES),

@@ -112,7 +112,9 @@ async def run(folder: Path, simulator: Simulator, program: Sequence[str] = ("-m"
     shown = Terminal()
     async with serve(simulator) as url:
         ours, theirs = pty.openpty()
-        env = {name: value for name, value in os.environ.items() if not name.startswith("KLING")}
+        env = {
+            name: value for name, value in os.environ.items() if not name.startswith(("KLING", "NO_COLOR"))
+        }
         env |= {"KLING_API_KEY": "sim-key", "KLING_BASE_URL": url, "PYTHONPATH": str(DOCS.parent)}
         env |= {
             "COLUMNS": str(COLUMNS),
@@ -152,7 +154,12 @@ def _read(terminal: int) -> str:
 def drawn(text: str) -> str:
     """*text* with its escape sequences as SVG, without the fonts that rich would load from elsewhere."""
     console = Console(
-        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+        record=True,
+        width=COLUMNS,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        _environ={},
     )
     console.print(Text.assemble(("$ ", "dim"), (f"kling-async {' '.join(COMMAND)}", "bold")))
     console.print(Text.from_ansi(text))

@@ -165,6 +165,8 @@ class Resolver:
             error.__cause__ = cause
             if isinstance(cause, GatewayError) and cause.html:
                 error.advice = "check the base URL and the provider, then look for the task there"
+        if self._api.provider.lookup == "no" and error.advice == ResponseLostError.advice:
+            error.advice = "look for the task at the provider before you submit it again"
         error.outcome = Outcome.MAY_EXIST
         seen = Task(None, flight.judged.external_task_id, TaskStatus.MAY_EXIST)
         self._keeper.observe(flight, seen, flight.about(error))

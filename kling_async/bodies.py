@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import attrs
 
+from kling_async.paths import at_home
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import (
     MAX_BYTES,
@@ -153,7 +154,7 @@ def _located(source: Image, base: Path | None) -> ImageUrl | str | Path | bytes:
 
     def absolute(path: Path) -> Path:
         if isinstance(source, str):  # a `Path` is what it is
-            path = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises for an unknown user
+            path = at_home(path)
         return (base / path if base else path).absolute()
 
     def is_file(path: Path) -> bool:

@@ -12,6 +12,7 @@ import attrs
 from kling_async import records
 from kling_async.flight import Flight
 from kling_async.journal import InUseError, Journal, Record, Sibling
+from kling_async.paths import at_home
 from kling_async.protocol import identity
 from kling_async.protocol.errors import JournalError, KlingError, Outcome
 from kling_async.protocol.images import ResolvedImage
@@ -360,7 +361,7 @@ def _made_there(sibling: Sibling) -> JournalError:
 
 
 def _resolved(path: Path) -> Path:
-    return path.expanduser().resolve()
+    return at_home(path).resolve()
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -13,14 +13,24 @@ from kling_async.protocol.capabilities import Capabilities
 from kling_async.protocol.errors import RequestError, UnsupportedError
 from kling_async.protocol.findings import Finding
 from kling_async.protocol.images import ImageText, ImageUrl, ResolvedImage
-from kling_async.protocol.models import Image, VideoRequest
+from kling_async.protocol.models import Image, TaskStatus, VideoRequest
 from kling_async.protocol.prices import Prices
 from kling_async.protocol.providers import KLING, KLING_CN, LACKS_SOURCE, Provider
 
 if TYPE_CHECKING:
     from kling_async.bodies import Resolved
 
-__all__ = ["capabilities", "charged", "check", "estimate", "findings", "prices_for"]
+__all__ = [
+    "capabilities",
+    "charged",
+    "check",
+    "estimate",
+    "examined",
+    "findings",
+    "prices_for",
+    "spent",
+    "tells_charges",
+]
 
 _ENDPOINTS: Final = "gateways reference, routes, November 2026"
 
@@ -41,6 +51,21 @@ def check(request: VideoRequest, provider: Provider = KLING) -> list[Finding]:
         Errors, which are certainly refused or come out wrong, and warnings, which are doubted: of the
         pictures, of what the provider lacks, of the map. Empty: nothing is known against it.
     """
+    return examined(request, provider)[0]
+
+
+def examined(
+    request: VideoRequest, provider: Provider | None
+) -> "tuple[list[Finding], Mapping[str, ResolvedImage] | None]":
+    """The findings of `check`, and the pictures, so that nobody need read them twice.
+
+    Args:
+        request: what to make.
+        provider: where; None: its pictures alone are looked at.
+
+    Returns:
+        Of the pictures None where one of them cannot be sent.
+    """
     from kling_async.bodies import Resolved, resolve  # `import kling_async` loads this module, and no engine
     from kling_async.protocol import wire
 
@@ -54,14 +79,17 @@ def check(request: VideoRequest, provider: Provider = KLING) -> list[Finding]:
         for warning in resolved.warnings:
             field, _, message = warning.partition(": ")
             found.append(Finding(field, "warning", message, images.SOURCE))
+    sent = None if resolved is None else resolved.images
+    if provider is None:
+        return found, sent
     if request.endpoint not in provider.endpoints:
-        return [*found, Finding("", "error", f"{provider.name} has no {request.endpoint}", _ENDPOINTS)]
-    pictures = _assumed(request) if resolved is None else resolved.images
+        found.append(Finding("", "error", f"{provider.name} has no {request.endpoint}", _ENDPOINTS))
+        return found, sent
     try:
-        wire.create(request, provider, pictures, external_task_id="")
+        wire.create(request, provider, _assumed(request) if sent is None else sent, external_task_id="")
     except UnsupportedError as error:
         found += (Finding(each.field, "error", each.message, each.source) for each in error.problems)
-    return found + findings(request, provider, resolved or Resolved({}))
+    return found + findings(request, provider, resolved or Resolved({})), sent
 
 
 def findings(request: VideoRequest, provider: Provider, resolved: "Resolved") -> list[Finding]:
@@ -107,20 +135,37 @@ def charged(
         provider: where.
         prices: rates of your own.
     """
-    if units is not None and _is_kling(provider):
+    if units is not None and tells_charges(provider):
         return units
     return estimate(request, provider, prices)
 
 
+def spent(
+    status: TaskStatus,
+    units: Decimal | None,
+    request: VideoRequest,
+    provider: Provider,
+    prices: Prices | None = None,
+) -> Decimal | None:
+    """What the task of *request* cost that ended as *status*, or may have cost; None where that is unknown.
+
+    For a failure nothing is deducted, unless Kling itself tells otherwise. The others: see `charged`.
+    """
+    if status in (TaskStatus.FAILED, TaskStatus.REFUSED):
+        return units if units is not None and tells_charges(provider) else Decimal(0)
+    return charged(units, request, provider, prices)
+
+
 def prices_for(provider: Provider, own: Prices | None = None) -> Prices:
     """The rates at *provider*: *own* and, at Kling itself, the published ones where those tell nothing."""
-    if not _is_kling(provider):
+    if not tells_charges(provider):
         return own or Prices()
     published = _builtin()[1]
     return published if own is None else own.over(published)
 
 
-def _is_kling(provider: Provider) -> bool:
+def tells_charges(provider: Provider) -> bool:
+    """Whether the units that it tells of a task are what the caller pays; a gateway passes on Kling's."""
     return provider.name in (KLING.name, KLING_CN.name)
 
 

@@ -17,6 +17,7 @@ import aiohttp
 from kling_async.handles import TaskHandle
 from kling_async.instrumentation import Hook, Hooks, Statistics
 from kling_async.parts import is_file
+from kling_async.paths import at_home
 from kling_async.protocol import auth, environment
 from kling_async.protocol.account import ResourcePack
 from kling_async.protocol.auth import Credentials
@@ -144,7 +145,7 @@ class KlingClient:
 
     @classmethod
     def from_env(
-        cls, provider: str | None = None, env: Mapping[str, str] = os.environ, **options: Any
+        cls, provider: str | None = None, env: Mapping[str, str] | None = None, **options: Any
     ) -> Self:
         """A client from environment variables.
 
@@ -153,14 +154,16 @@ class KlingClient:
         ``HTTPS_PROXY``, ``NO_PROXY`` and ``SSL_CERT_FILE`` are obeyed.
 
         Args:
-            provider: ``kling``, ``kling-cn``, ``cometapi`` or ``ezmodel``; wins over ``KLING_PROVIDER``.
-            env: the variables.
+            provider: ``kling``, ``kling-cn``, ``cometapi``, ``ezmodel`` or ``new-api``; wins over
+                ``KLING_PROVIDER``.
+            env: the variables; left out, those of the process.
             **options: as for the constructor.
 
         Raises:
             ConfigurationError: no key, or keys of several providers and no choice; or ``SSL_CERT_FILE`` is
                 no file of certificates.
         """
+        env = os.environ if env is None else env
         credentials, chosen = environment.choose(env, provider)
         options.setdefault("proxy", environment.proxy_for(chosen.base_url, env))
         if "ssl" not in options and env.get("SSL_CERT_FILE"):
@@ -476,4 +479,4 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 def _path(to: str | Path) -> Path:
-    return Path(to).expanduser()
+    return at_home(to)

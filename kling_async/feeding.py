@@ -1,18 +1,17 @@
 """Many requests at work: a feeder takes them one by one as slots are free; what ends waits to be read."""
 
 import asyncio
-import collections
 import heapq
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sized
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from kling_async.checking import charged, estimate
+from kling_async.checking import estimate, spent
 from kling_async.engine import Engine
-from kling_async.flight import Flight, SlotKey, default_name
+from kling_async.flight import Flight, Names, SlotKey
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import (
     BudgetError,
@@ -51,7 +50,34 @@ class _Item:
 
 @attrs.define(eq=False)
 class Stream:
-    """What happens behind a `Completions`, without holding it."""
+    """What happens behind a `Completions`, without holding it.
+
+    Attributes:
+        work: the client's.
+        requests: what is taken one by one.
+        timeout: seconds for each task from its acknowledgement.
+        ordered: whether completions come in the order of the requests.
+        save_to: the folder for the videos.
+        again: what of an earlier run is made anew.
+        namespace: whose items those without a key are in the journal.
+        budget: what may be spent.
+        recording: where they are recorded, once that is open.
+        ready: completions that nobody has read, by index.
+        deadlines: when each is given up, its item and its flight; a heap.
+        timer: of the first deadline.
+        news: set when there is something to read.
+        room: set when something was read.
+        feeder: takes the requests.
+        taken: how many were taken.
+        given: how many completions were handed out.
+        fed: whether no more will be taken.
+        closed: whether nobody reads any more.
+        failure: what ended it early.
+        names: what requests without a key are called.
+        reserved: what each that was let go holds of the budget.
+        waiting: those that wait for room in it.
+        unsent: those that Kling has not acknowledged; what is still in line of them can be withdrawn.
+    """
 
     work: "Running"
     requests: Requests
@@ -73,9 +99,10 @@ class Stream:
     fed: bool = False
     closed: bool = False
     failure: BaseException | None = None
-    names: collections.Counter[str] = attrs.field(factory=collections.Counter[str])
+    names: Names = attrs.field(factory=Names)
     reserved: dict[Flight, int] = attrs.field(factory=dict[Flight, int])
     waiting: set[Flight] = attrs.field(factory=set[Flight])
+    unsent: set[Flight] = attrs.field(factory=set[Flight])
 
     @property
     def engine(self) -> Engine:
@@ -115,6 +142,13 @@ class Stream:
         for flight in tuple(self.waiting):
             self.engine.intake.stop_waiting(flight)
 
+    def stop(self) -> None:
+        """Submit nothing more; see `Completions.stop`."""
+        self.stop_feeding()
+        for flight in tuple(self.unsent):
+            if flight.listeners is not None and len(flight.listeners) == 1:  # nobody else wants the same
+                self.engine.intake.withdraw(flight)
+
     # The feeder's side
 
     async def feed(self) -> None:
@@ -126,7 +160,7 @@ class Stream:
                 self.save_to, again=self.again, by_content=True, namespace=self.namespace
             )
             take = _taker(self.requests)
-            while not self.fed:
+            while not (self.fed or self._is_last()):
                 await self._room(slot_key)
                 try:
                     key, request = _pair(await take())
@@ -141,6 +175,10 @@ class Stream:
         finally:
             self.fed = True
             self.news.set()
+
+    def _is_last(self) -> bool:
+        """Whether every request is known to be taken: then no slot is waited for to learn it."""
+        return isinstance(self.requests, Sized) and self.taken >= len(self.requests)
 
     def cut_off(self) -> None:
         """Nothing feeds this stream any more; if nobody told it to stop, the client was closed under it."""
@@ -161,7 +199,7 @@ class Stream:
     async def _submit(self, key: str | None, request: VideoRequest) -> bool:
         """Put *request* in line; False: it takes no slot, for an earlier run or another item has it."""
         task = Task(None, request.external_task_id, TaskStatus.INTENDED)
-        item = _Item(self.taken, key or self._name(request), request, task)
+        item = _Item(self.taken, key or self.names.of(request), request, task)
         self.taken += 1
         try:
             flight = self.engine.intake.join(request, key)
@@ -170,19 +208,10 @@ class Stream:
             raise
         flight.label = item.key
         flight.listen(self._listener(item))  # hears every end, also that of the check
+        self.unsent.add(flight)
         admit = None if self.budget is None else self._admit
         await self.engine.intake.check_quietly(flight, self.recording, admit)
         return flight.same is None and not flight.resumed
-
-    def _name(self, request: VideoRequest) -> str:
-        name = default_name(request)
-        count = self.names[name] + 1
-        while count > 1 and f"{name}-{count}" in self.names:
-            count += 1
-        unique = name if count == 1 else f"{name}-{count}"
-        self.names[name] = count
-        self.names.setdefault(unique, 1)
-        return unique
 
     # The budget
 
@@ -218,15 +247,12 @@ class Stream:
         number = self.reserved.pop(flight, None)
         if number is None:
             return
-        status, units = flight.task.status, flight.task.units
-        assert flight.request is not None  # it came from a stream
-        if flight.same is not None:  # somebody else's, who accounts for it
-            units = Decimal(0)
-        elif status in (TaskStatus.REFUSED, TaskStatus.FAILED):
-            units = units or Decimal(0)
-        else:
-            units = charged(units, flight.request, self.engine.api.provider, self.budget.prices)
-        self.budget.settle(number, units)
+        request, task = flight.request, flight.task
+        assert request is not None  # it came from a stream
+        cost: Decimal | None = Decimal(0)
+        if flight.same is None:  # else it is somebody else's, who accounts for it
+            cost = spent(task.status, task.units, request, self.engine.api.provider, self.budget.prices)
+        self.budget.settle(number, cost)
 
     def settle(self) -> None:
         """The client is closed: what still runs is paid, and nobody here will know what it came to."""
@@ -240,6 +266,8 @@ class Stream:
     def _listener(self, item: _Item) -> Callable[[Flight], None]:
         def listener(flight: Flight) -> None:
             item.task = flight.task
+            if flight.submitted or flight.error is not None:
+                self.unsent.discard(flight)
             self._account(flight)
             if item.ended:
                 return

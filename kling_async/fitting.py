@@ -65,7 +65,9 @@ def fit(image: str | Path | bytes) -> bytes:
     Raises:
         RequestError: nothing can be made of it. A side has less than 300 px, or its aspect ratio is beyond
             1:2.5 to 2.5:1 (API reference, image2video: create); it is damaged, no picture, a URL, cannot be
-            read, or has more than 200 megapixels; or the extra is not installed.
+            read, or has more pixels than are opened (`kling_async.pixels.MAX_MEGAPIXELS`); its colours are
+            told by PNG's cICP or gAMA alone and are far from sRGB; it is a camera's raw picture; or the extra
+            is not installed.
     """
     name = "the picture"
     try:
@@ -73,7 +75,7 @@ def fit(image: str | Path | bytes) -> bytes:
         return _fit(source if isinstance(source, bytes) else _read(source))
     except UnfitError as error:
         problem = Problem("image", f"{name} {error}", SOURCE)
-        raise RequestError(problems=[problem], advice="correct the picture") from error
+        raise RequestError(problems=[problem], advice=error.advice) from error
 
 
 def fitted(path: Path, folder: Path) -> Path:
@@ -150,6 +152,10 @@ def _read(path: Path) -> bytes:
 
 def _located(image: str | Path | bytes) -> tuple[str, Path | bytes]:
     """What messages call the picture, and where it is or what it holds."""
+    if not isinstance(image, str | Path | bytes):
+        raise UnfitError(f"is {type(image).__name__}: give a path, the bytes or base64")
+    if isinstance(image, str) and not image.strip():
+        raise UnfitError("is an empty text: give a path, the bytes or base64")
     try:
         source = classify(image, is_file=os.path.isfile)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """One task as the engine keeps it, from request to end: small, slotted, without a coroutine."""
 
 import asyncio
+import collections
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from kling_async.protocol.identity import Issuer
 from kling_async.protocol.lifecycle import STATES, is_terminal
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
-__all__ = ["Flight", "Keeper", "SlotKey", "default_name"]
+__all__ = ["Flight", "Keeper", "Names", "SlotKey", "default_name"]
 
 SlotKey = tuple[str, str]
 """Endpoint and model: what one concurrency limit of the account counts."""
@@ -214,6 +215,24 @@ def default_name(request: VideoRequest) -> str:
             if stem and not str(source).startswith(("data:", "/9j/", "iVBORw0KGgo")):
                 return stem
     return "video"
+
+
+class Names:
+    """What requests without a key are called, each differently: alike ones are counted."""
+
+    def __init__(self) -> None:
+        self._counts = collections.Counter[str]()
+
+    def of(self, request: VideoRequest) -> str:
+        """The name of the next one."""
+        name = default_name(request)
+        count = self._counts[name] + 1
+        while count > 1 and f"{name}-{count}" in self._counts:
+            count += 1
+        unique = name if count == 1 else f"{name}-{count}"
+        self._counts[name] = count
+        self._counts.setdefault(unique, 1)
+        return unique
 
 
 class Keeper(Protocol):

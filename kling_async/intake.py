@@ -51,6 +51,10 @@ class _Aside:
     def want(self) -> None:
         """Let it go, whatever who is asked says."""
         self.is_wanted = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now whether it still waits."""
         if self.asked_again is not None and not self.asked_again.done():
             self.asked_again.set_result(None)
 
@@ -205,6 +209,7 @@ class Intake:
         aside = self._asides.get(flight)
         if aside is not None and not aside.is_wanted:
             self.withdraw(flight)
+            aside.wake()
 
     def _place(self, flight: Flight) -> None:
         """*flight* is checked: it goes on its way, or what it wants is there or on its way already."""

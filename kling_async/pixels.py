@@ -9,23 +9,33 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from kling_async.extras import install
 from kling_async.protocol.images import check
-from kling_async.protocol.metadata import bare_jpeg, bare_png, orientation
+from kling_async.protocol.metadata import (
+    bare_jpeg,
+    bare_png,
+    bare_tiff,
+    has_one_scan,
+    orientation,
+    other_colours,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "MAX_PIXELS",
+    "MAX_MEGAPIXELS",
+    "MissingError",
     "Picture",
     "UnfitError",
     "decoding",
+    "install",
     "is_srgb",
     "jpeg",
     "open_picture",
@@ -33,10 +43,15 @@ __all__ = [
     "scaled",
 ]
 
-MAX_PIXELS = 200_000_000
-"""The most that is decoded, as a tiny file can claim any size: what the largest sensor of a phone has."""
+MAX_MEGAPIXELS = {"JPEG": 200, "WebP": 30, "AVIF": 30}
+"""The most that is decoded, as a tiny file can claim any size; 60 of what is not named.
 
-_INSTALL = 'python -m pip install "kling-async[images]"'
+Memory decides. A JPEG is shrunk while it is decoded, unless it is progressive, and so may have what the
+largest sensor of a phone has. 60 are more than phones write as HEIC (50), and than a page of A4 has that was
+scanned at 600 dpi (35). What decodes WebP and AVIF holds a picture several times over, 16 bytes and more for
+each pixel, and few of them have 10 megapixels.
+"""
+
 
 _PLUGINS = {
     "JPEG": "Jpeg",
@@ -51,7 +66,19 @@ _PLUGINS = {
 
 
 class UnfitError(ValueError):
-    """Why a picture cannot be fitted, a clause without a subject."""
+    """Why a picture cannot be fitted, a clause without a subject.
+
+    Attributes:
+        advice: what to do about it, a clause.
+    """
+
+    advice = "correct the picture"
+
+
+class MissingError(UnfitError):
+    """The picture may be good: what would read it is not installed."""
+
+    advice = "install what is missing"
 
 
 @contextlib.contextmanager
@@ -64,6 +91,8 @@ def decoding() -> Generator[None]:
     except MemoryError:
         raise UnfitError("needs more memory than there is: scale it down") from None
     except Exception as error:
+        if type(error).__name__ == "DecompressionBombError":  # Pillow's own limit, before ours
+            raise UnfitError("has more pixels than are opened: scale it down") from None
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise UnfitError(
             f"is cut off or damaged, or of a kind that Pillow lacks ({what}): export it anew"
@@ -76,7 +105,8 @@ class Picture:
 
     Attributes:
         format: as `images.check` names it.
-        content: its bytes, of JPEG and PNG without metadata; the very object that came in if it had none.
+        content: its bytes, of JPEG, PNG and TIFF without metadata; the very object that came in if there
+            was none.
         image: its pixels, decoded when they are asked for.
         orientation: what turns it upright, EXIF's number from 1 to 8.
     """
@@ -99,13 +129,16 @@ class Picture:
 
     def finished(self, pixels: "Image") -> "Image":
         """*pixels* of this picture in sRGB, opaque and upright."""
-        return _upright(_opaque(pixels, self.profile), self.orientation)
+        if pixels.mode != "RGB" or self.profile:
+            pixels = _by_bands(pixels, _opaque(pixels.mode, self.profile))
+        return _upright(pixels, self.orientation)
 
 
 def open_picture(raw: bytes) -> Picture:
     """Read a picture's header and cut out its metadata.
 
-    Pillow gets to see JPEG and PNG without any, and so cannot stumble, or warn, over what is wrong with it.
+    Pillow gets to see JPEG, PNG and TIFF without any, and AVIF without EXIF, and so cannot stumble, or warn,
+    over what is wrong with it. To silence warnings instead would silence those of every other thread.
     """
     if not raw:
         raise UnfitError("is empty")
@@ -113,20 +146,41 @@ def open_picture(raw: bytes) -> Picture:
     try:
         importlib.import_module("PIL.Image")
     except ImportError:
-        raise UnfitError(f"cannot be fitted without Pillow: {_INSTALL}") from None
-    content, exif = raw, b""
-    if format_ in ("JPEG", "PNG"):
-        try:
-            bare, exif = bare_jpeg(raw) if format_ == "JPEG" else bare_png(raw)
-        except ValueError as error:
-            raise UnfitError(str(error)) from None
-        if bare != raw:  # else the very object stays, so that `is` tells
-            content = bare
+        raise MissingError(f"cannot be fitted without Pillow: {install('images')}") from None
+    content, exif = _bare(raw, format_)
     image = _heic(content) if format_ == "HEIC" else _by_pillow(content, format_)
     if format_ in ("WebP", "AVIF"):
         # HEIC and TIFF are turned by what decodes them. For AVIF, Pillow tells the box's turn as EXIF's.
         exif = image.info.get("exif", b"")
     return Picture(format_, content, image, orientation(exif))
+
+
+def _bare(raw: bytes, format_: str) -> tuple[bytes, bytes]:
+    """A picture without metadata, or *raw* itself if it has none, and the EXIF of JPEG and PNG."""
+    content, exif = raw, b""
+    try:
+        match format_:
+            case "JPEG":
+                content, exif = bare_jpeg(raw)
+            case "PNG":
+                content, exif = bare_png(raw)
+                if chunk := other_colours(content):
+                    raise UnfitError(
+                        f"has colours far from sRGB, told by PNG's {chunk}, which is not converted here: "
+                        "export it in sRGB, or with an ICC profile"
+                    )
+            case "TIFF":
+                content = bare_tiff(raw)
+            case "AVIF":
+                # Pillow turns by AVIF's own boxes, whatever EXIF says, and yet reads EXIF and warns of it.
+                content = _EXIF_ITEM.sub(rb"\1free", raw)
+            case _:
+                pass
+    except UnfitError:
+        raise
+    except ValueError as error:
+        raise UnfitError(str(error)) from None
+    return raw if content == raw else content, exif  # the very object, so that `is` tells
 
 
 def _by_pillow(content: bytes, format_: str) -> "Image":
@@ -144,13 +198,21 @@ def _by_pillow(content: bytes, format_: str) -> "Image":
         raise UnfitError(f"is {format_}, which this Pillow cannot read: update it, or give JPEG or PNG")
     with decoding():
         # The class, not `Image.open`: that warns, or not, by a setting which belongs to the whole process.
+        if format_ == "JPEG" and not has_one_scan(content):
+            format_ = "progressive JPEG"
+        elif format_ == "JPEG":
+            # Where data are missing, libjpeg paints grey up to the end mark; without the mark it says so. The
+            # zeros are for its reading ahead.
+            content = content.removesuffix(b"\xd9").rstrip(b"\xff") + bytes(16)
         image: Image = getattr(plugin, f"{name}ImageFile")(io.BytesIO(content))
-        _refuse_bomb(image.size)
+        _refuse_bomb(image.size, format_)
     return image
 
 
-# An item of a HEIC file (ISO/IEC 14496-12, 8.11.6: its entry, version 2 or 3), up to its texts.
-_HEIC_ITEM = re.compile(rb"(....)infe(?:\x02.{7}|\x03.{9})", re.DOTALL)
+# An item of a HEIC or AVIF file (ISO/IEC 14496-12, 8.11.6: its entry, version 2 or 3), up to its texts.
+_ITEM = rb"infe(?:\x02.{7}|\x03.{9})"
+_HEIC_ITEM = re.compile(rb"(....)" + _ITEM, re.DOTALL)
+_EXIF_ITEM = re.compile(rb"(" + _ITEM + rb")Exif", re.DOTALL)
 
 
 def _heic(content: bytes) -> "Image":
@@ -158,22 +220,23 @@ def _heic(content: bytes) -> "Image":
     try:
         open_heif = importlib.import_module("pi_heif").open_heif
     except ImportError:
-        raise UnfitError(f"is HEIC, and pi-heif is missing, which reads it: {_INSTALL}") from None
+        raise MissingError(f"is HEIC, and pi-heif is missing, which reads it: {install('images')}") from None
     with decoding():
         for item in _HEIC_ITEM.finditer(content):
             # pi-heif 1.4 ends the whole process over a text that is none; here it raises.
             content[item.end() : item.start() + int.from_bytes(item[1], "big")].decode()
         heif = open_heif(io.BytesIO(content))
-        _refuse_bomb(heif.size)
+        _refuse_bomb(heif.size, "HEIC")
         return cast("Image", heif.to_pillow())
 
 
-def _refuse_bomb(size: tuple[int, int]) -> None:
+def _refuse_bomb(size: tuple[int, int], format_: str) -> None:
     """Refuse what would take gigabytes to decode, by the size that its header tells."""
     width, height = size
-    if width * height > MAX_PIXELS:
+    most = MAX_MEGAPIXELS.get(format_, 60)
+    if width * height > most * 1_000_000:
         raise UnfitError(
-            f"is {width} x {height} px: more than {MAX_PIXELS // 1_000_000} megapixels are not opened: "
+            f"is {width} x {height} px: more than {most} megapixels of {format_} are not opened: "
             "scale it down"
         )
 
@@ -185,15 +248,37 @@ def plain(image: "Image", long_side: int | None = None) -> "Image":
     """
     if long_side and max(image.size) > long_side:
         image.draft(None, _shrunk(image.size, long_side))
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise UnfitError("has samples of 32 bits, and what is white is not told: save it with 8 or 16")
     image.load()
+    if image.mode in _PLAIN and "transparency" not in image.info:
+        return image
+    return _by_bands(image, _plain)
+
+
+_PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK")
+
+
+def _by_bands(image: "Image", work: "Callable[[Image], Image]") -> "Image":
+    """What *work* makes of *image*, done for some rows at a time: so what it needs meanwhile stays small."""
+    from PIL import Image
+
+    width, height = image.size
+    whole: Image.Image | None = None
+    for top in range(0, height, 128):
+        band = work(image.crop((0, top, width, min(top + 128, height))))
+        whole = whole or Image.new(band.mode, image.size)
+        whole.paste(band, (0, top))
+    assert whole is not None  # no picture is without rows
+    return whole
+
+
+def _plain(image: "Image") -> "Image":
+    """A decoded picture that is not plain, made so."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         see_through = image.info.pop("transparency", None)
         grey = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
         return _with_alpha(grey, image, see_through) if isinstance(see_through, int) else grey
-    if image.mode in ("I", "F"):
-        raise UnfitError("has samples of 32 bits, and what is white is not told: save it with 8 or 16")
-    if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") and "transparency" not in image.info:
-        return image
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image.convert("L" if image.mode == "1" else "RGB")
@@ -227,19 +312,25 @@ def scaled(image: "Image", long_side: int) -> "Image":
     return image if size == image.size else image.resize(size, Resampling.LANCZOS)
 
 
-def _opaque(image: "Image", profile: bytes | None) -> "Image":
-    """*image* as RGB in sRGB, laid on white where it is transparent."""
+def _opaque(mode: str, profile: bytes | None) -> "Callable[[Image], Image]":
+    """What makes a picture of *mode* RGB in sRGB, laid on white where it is transparent."""
     from PIL import Image
 
-    if image.mode not in ("LA", "RGBA"):
-        return _in_srgb(image, profile)
-    ground = Image.new("RGB", image.size, "white")
-    ground.paste(_in_srgb(image.convert(image.mode.removesuffix("A")), profile), mask=image.getchannel("A"))
-    return ground
+    colours = mode.removesuffix("A")
+    in_srgb = _in_srgb(colours, profile)
+    if colours == mode:
+        return in_srgb
+
+    def on_white(image: Image.Image) -> Image.Image:
+        ground = Image.new("RGB", image.size, "white")
+        ground.paste(in_srgb(image.convert(colours)), mask=image.getchannel("A"))
+        return ground
+
+    return on_white
 
 
-def _in_srgb(image: "Image", profile: bytes | None) -> "Image":
-    """*image*, grey, RGB or CMYK, in the colours that *profile* means.
+def _in_srgb(mode: str, profile: bytes | None) -> "Callable[[Image], Image]":
+    """What makes a picture of *mode*, grey, RGB or CMYK, RGB in the colours that *profile* means.
 
     Colours that sRGB has stay what they are, and black becomes black: relative colorimetric with black point
     compensation. A profile that is damaged, or is for other pixels than these, is ignored, as viewers do.
@@ -251,15 +342,13 @@ def _in_srgb(image: "Image", profile: bytes | None) -> "Image":
             transform = ImageCms.buildTransform(
                 ImageCms.ImageCmsProfile(io.BytesIO(profile)),
                 ImageCms.createProfile("sRGB"),
-                image.mode,
+                mode,
                 "RGB",
                 ImageCms.Intent.RELATIVE_COLORIMETRIC,
                 ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
-            converted = ImageCms.applyTransform(image, transform)
-            assert converted is not None  # only in place it is
-            return converted
-    return image.convert("RGB")
+            return transform.apply
+    return lambda image: image.convert("RGB")
 
 
 def is_srgb(profile: bytes, mode: str) -> bool:
@@ -271,7 +360,7 @@ def is_srgb(profile: bytes, mode: str) -> bool:
     else:
         levels = (0, 32, 64, 128, 192, 255)
         patches = Image.frombytes("RGB", (6**3, 1), bytes(chain.from_iterable(product(levels, repeat=3))))
-    difference = ImageChops.difference(patches.convert("RGB"), _in_srgb(patches, profile))
+    difference = ImageChops.difference(patches.convert("RGB"), _in_srgb(mode, profile)(patches))
     return max(difference.tobytes()) <= 2
 
 

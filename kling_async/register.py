@@ -9,13 +9,13 @@ from kling_async.protocol.models import Task, TaskStatus
 
 __all__ = ["Register"]
 
-SETTLED = 10_000
+MOST_SETTLED = 10_000
 """How many ended tasks with a key are remembered, the last ones; about a kilobyte each."""
-LEFT = 1_000
+MOST_LEFT = 1_000
 """How many tasks that nobody waits for any more are remembered, the last ones."""
 
 
-_SETTLED = (TaskStatus.SUCCEED, TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP)
+_SETTLED_AS = (TaskStatus.SUCCEED, TaskStatus.FAILED, TaskStatus.LOST, TaskStatus.GIVEN_UP)
 """The ends of tasks that were made: wanted again under their key, they are not made again."""
 
 
@@ -101,7 +101,7 @@ class Register:
         self._keep_settled(flight)
         if task.status in (TaskStatus.GIVEN_UP, TaskStatus.LOST):
             self._left.update((name, flight) for name in (task.external_task_id, task.task_id) if name)
-            while len(self._left) > 2 * LEFT:
+            while len(self._left) > 2 * MOST_LEFT:
                 del self._left[next(iter(self._left))]
         del self.live[flight.order]
 
@@ -128,7 +128,8 @@ class Register:
 
     def succeed(self, former: str, name: str) -> None:
         """What was wanted under the name *former* is wanted under *name* from now on."""
-        self._successors[former] = name
+        if former != name:  # the caller's own id stays what it is
+            self._successors[former] = name
 
     def _current(self, name: str) -> str:
         while name in self._successors:
@@ -143,8 +144,8 @@ class Register:
 
     def _keep_settled(self, flight: Flight) -> None:
         name = flight.judged.external_task_id
-        is_settled = flight.judged.status in _SETTLED
+        is_settled = flight.judged.status in _SETTLED_AS
         if name is not None and flight.key is not None and is_settled:
             self._settled[name] = attrs.evolve(flight.judged, raw={})
-            if len(self._settled) > SETTLED:
+            if len(self._settled) > MOST_SETTLED:
                 del self._settled[next(iter(self._settled))]

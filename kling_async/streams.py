@@ -70,7 +70,7 @@ class Completions:
     Requests are taken one by one as slots are free. Completions nobody reads are bounded, at twice the
     limit and at least 16: beyond it nothing new is submitted, while what is paid for is polled. Leaving
     early (``break``, an exception, `aclose`) stops taking requests; submitted tasks go on and are in
-    ``client.tasks()``.
+    ``client.tasks()``. After `stop` the rest is read to its end.
     """
 
     def __init__(self, start: Callable[[], "Stream"]) -> None:
@@ -110,6 +110,10 @@ class Completions:
             stream.news.clear()
             await stream.news.wait()
         return completion
+
+    def stop(self) -> None:
+        """Submit nothing more: what waits is withdrawn, and what is on its way is still delivered."""
+        self._begun().stop()
 
     async def aclose(self) -> None:
         """Stop taking requests; tasks go on. Unread completions are dropped."""

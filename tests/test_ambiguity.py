@@ -508,6 +508,23 @@ def test_resubmit_makes_it_anew_under_another_id(world, by, key):
     assert list(counts(here).values()) == [1, 1]
 
 
+def test_resubmit_of_what_has_an_id_of_its_own(world):
+    """The caller's external_task_id stays; the same request again is the task that was made, as ever."""
+
+    async def main():
+        async with here.client(provider=NO_LOOKUP) as kling:
+            with pytest.raises(ResponseLostError) as caught:
+                await kling.submit(here.request(external_task_id="order-1"), key="one")
+            handle = await kling.resubmit(caught.value)
+            assert handle.external_task_id == "order-1"
+            again = await kling.submit(here.request(external_task_id="order-1"), key="one")
+            assert await again.result() == await handle.result()
+
+    here = scripted(world, "create:lost_reply_before times=1")
+    virtual_time.run(main())
+    assert len(here.ledger.made) == 1
+
+
 def test_resubmit_twice_pays_once(world):
     """The same lost one again: refused. What the provider refused can be resubmitted once more."""
 

@@ -15,6 +15,7 @@ import pytest
 
 from kling_async import EZMODEL, KLING, ImageToVideo, MultiImageToVideo, RequestError
 from kling_async.batch import Earlier, Item, as_made, compare, read_source
+from kling_async.flight import Names
 from kling_async.journal import Record
 
 
@@ -161,7 +162,20 @@ def test_prompt_files_that_are_no_utf8(folder: Path):
     doubt = f'{folder / "a.txt"} is no UTF-8 and was read as Windows-1252 ("caf\xe9"): if that is wrong'
     assert warning == f"{doubt}, save it as UTF-8 (1 more like it)"
     assert [str(problem) for problem in read.problems] == [
-        f"{folder / 'c.png'}: has a prompt that is no text (c.txt): save it as UTF-8"
+        f"{folder / 'c.png'}: prompt: is no text (c.txt, line 1, column 1): save it as UTF-8"
+    ]
+
+
+def test_a_prompt_file_that_cannot_be_read(folder: Path):
+    """It is its picture's problem and named, and keeps no other picture from being an item."""
+    unreadable = Path("/proc/self/mem")
+    if not unreadable.exists():
+        pytest.skip("this system has no such file")
+    (folder / "b.txt").symlink_to(unreadable)
+    read = read_source(folder, defaults={"prompt": "x"})
+    assert [item.name for item in read.items] == ["a", "c"]
+    assert [str(problem) for problem in read.problems] == [
+        f"{folder / 'b.png'}: prompt: cannot be read (b.txt): Input/output error"
     ]
 
 
@@ -190,7 +204,7 @@ def test_folder_of_nothing_but_pictures_to_convert(tmp_path: Path):
 def test_common_prompt_that_is_too_long(folder: Path):
     """It is told of each picture that it is for, and nobody is asked for a prompt."""
     told = problems(folder, defaults={"prompt": "x" * 3000})
-    assert told[0] == f"{folder / 'a.PNG'}: must be at most 2500 characters, not 3000"
+    assert told[0] == f"{folder / 'a.PNG'}: prompt: must be at most 2500 characters, not 3000"
 
 
 def test_same_stems_get_different_names(folder: Path):
@@ -204,6 +218,16 @@ def test_same_stems_get_different_names(folder: Path):
         items[1].request,
         ("bee", items[2].request),
     ]
+
+
+def test_names_are_different_whatever_pictures_are_called(folder: Path):
+    """A name that is made up is no other's; a stream gives the same requests the same names."""
+    for name in ("cat-2.png", "cat.jpg", "cat.png"):
+        (folder / name).write_bytes(png())
+    items = items_in(folder, defaults={"prompt": "x"})
+    assert [item.name for item in items] == ["a", "b", "c", "cat-2", "cat", "cat-3"]
+    names = Names()
+    assert [names.of(item.request) for item in items] == [item.name for item in items]
 
 
 def test_manifest_paths_are_relative_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -272,22 +296,78 @@ def test_a_table_that_is_called_json_lines(folder: Path, head: str):
         assert read.broken
 
 
+ONE_A_LINE = "write one object a line, without brackets around them and commas between"
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ('{"image": "a.PNG" "prompt": "x"}', "is no JSON: Expecting ',' delimiter (column 19)"),
-        ("{\u201cimage\u201d: 1}", "is no JSON: its quotes are curly (\u201c), write straight ones"),
-        ('{"prompt": "it\u2019s", "image": }', "is no JSON: Expecting value (column 29)"),
-        (
-            '{"a": 1,"prompt":"x","camera_control.type":"simple"',
-            "is no JSON: Expecting ',' delimiter (column 52)",
-        ),
-        ('["image","prompt"', "is no JSON: Expecting ',' delimiter (column 18)"),
+        ('{"image": "a.PNG" "prompt": "x"}', "a comma is missing (column 19)"),
+        ("{\u201cimage\u201d: 1}", "its quotes are curly (\u201c), write straight ones"),
+        ("{'image': 1}", "its quotes are single ('), write double ones"),
+        ("{image: 1}", "a name in double quotes is missing (column 2)"),
+        ('{"image" 1}', "a colon is missing (column 10)"),
+        ('{"prompt": "it\u2019s", "image": }', "a value is missing, or is none of JSON's (column 29)"),
+        ('{"a": 1,"prompt":"x","camera_control.type":"simple"', "it breaks off (column 52)"),
+        ('{"prompt": "x}', "a quote is never closed (column 12)"),
+        ('{"prompt": "a\tb"}', "a text holds a line end or a tab, write \\n or \\t (column 14)"),
+        (r'{"image": "C:\Pictures\cat.png"}', "a backslash is written twice (column 14)"),
+        ('{"a": 1}, {"a": 2}', f"something stands behind its end (column 9): {ONE_A_LINE}"),
+        ('{"a":' * 100_000 + "1", "it is nested too deeply"),
     ],
 )
 def test_what_is_no_json(folder: Path, line: str, told: str):
-    """The problem names the column, and curly quotes only where they are what is wrong."""
-    assert problems(written(folder, "m.jsonl", f"\n{line}\n")) == [f"m.jsonl:2: {told}"]
+    """The problem names the column, in plain words, and curly quotes only where they are what is wrong."""
+    assert problems(written(folder, "m.jsonl", f"\n{line}\n")) == [f"m.jsonl:2: is no JSON: {told}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{"image": "a.PNG"}, {"image": "b.png"}]),
+        '[\n{"image": "a.PNG"},\n{"image": "b.png"}\n]\n',
+        json.dumps({"image_list": [{"image": "a.PNG"}]}, indent=1),
+        '{"image": "a.PNG",\n"mode": "pro"}\n',
+        '{"image": "a.PNG"},\n{"image": "b.png"}\n',
+    ],
+)
+def test_json_that_is_no_json_lines(folder: Path, text: str):
+    """A list or an indented object is one problem: nothing of it was read, though a line may be an object."""
+    for source in (io.BytesIO(text.encode()), written(folder, "m.jsonl", text)):
+        read = read_source(source, defaults={"prompt": "x"})
+        (problem,) = read.problems
+        assert problem.message == f"this is JSON, but not JSON lines: {ONE_A_LINE}"
+        assert (read.broken, read.items) == (True, ())
+
+
+def test_lines_of_json_that_end_as_others_do(folder: Path):
+    """A carriage return ends a line too, alone or before a line feed; lines are counted so."""
+    row = lines({"image": "a.PNG", "prompt": "x"}).strip()
+    for end in ("\r", "\r\n"):
+        path = written(folder, "m.jsonl", end.join([row, "", row, "5"]))
+        read = read_source(path)
+        assert [item.place for item in read.items] == ["m.jsonl:1", "m.jsonl:3"]
+        assert [str(problem) for problem in read.problems] == ["m.jsonl:4: must be one JSON object a line"]
+
+
+def test_numbers_of_json_that_are_whole(folder: Path):
+    """5.0 is 5, as programs write a column of numbers with gaps, at every depth; a half stays one."""
+    row = {"image": "a.PNG", "prompt": "x", "duration": 5.0, "cfg_scale": 0.5, "element_list": [161.0]}
+    (request,) = requests(written(folder, "m.jsonl", lines(row)))
+    assert request == ImageToVideo(
+        image=folder / "a.PNG", prompt="x", duration="5", cfg_scale=0.5, element_list=[161]
+    )
+    half = written(folder, "m.jsonl", lines(row | {"duration": 5.5}))
+    assert problems(half)[0].startswith("m.jsonl:1: duration: must be whole seconds")
+
+
+def test_a_name_given_twice_in_json(folder: Path):
+    """Which of two values is meant nobody knows, at any depth."""
+    row = '{"image": "a.PNG", "prompt": "x", "prompt": "y"}\n{"extra_body": {"a": 1, "a": 1}}\n'
+    assert problems(written(folder, "m.jsonl", row)) == [
+        "m.jsonl:1: gives 'prompt' twice",
+        "m.jsonl:2: gives 'a' twice",
+    ]
 
 
 def test_columns_are_no_fields_of_json(folder: Path):
@@ -423,6 +503,23 @@ def test_other_spellings_of_what_does_not_exist(folder: Path):
     ]
 
 
+def test_paths_that_hold_more_than_a_path(folder: Path):
+    """Quotes that were pasted with a path, and a list that is none, are pointed out."""
+    rows = [
+        {"image": '"a.PNG"'},
+        {"image": f'"{folder / "a.PNG"}"'},
+        {"image_list": ["a.PNG;b.png"]},
+        {"image": "a.PNG;b.png"},
+    ]
+    told = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"})
+    assert [one.partition(" does not exist")[2] for one in told] == [
+        "; take the quotes around it away",
+        "; take the quotes around it away",
+        '; several are a list in JSON: ["a.png", "b.png"]',
+        "",
+    ]
+
+
 def test_names_that_are_no_text(tmp_path: Path):
     """A file whose name is no UTF-8 can be sent, and its name, as a part of the prompt, cannot."""
     name = os.fsdecode(b"caf\xe9.png")
@@ -432,7 +529,7 @@ def test_names_that_are_no_text(tmp_path: Path):
         pytest.skip("this file system has no such names")
     assert len(items_in(tmp_path, defaults={"prompt": "x"})) == 1
     assert problems(tmp_path, defaults={"prompt": "a {stem}"}) == [
-        f"{tmp_path / name}: holds half a surrogate pair, which is no text: correct it"
+        f"{tmp_path / name}: prompt: cannot have {{stem}} filled in: 'caf?' is no text, rename it"
     ]
 
 
@@ -475,6 +572,7 @@ def test_all_problems_are_told_in_their_order(folder: Path):
     assert [one.split(" ")[:2] for one in told] == [
         ["m.jsonl:2:", "image:"],
         ["m.jsonl:3:", "promt:"],
+        ["m.jsonl:3:", "image:"],
         ["m.jsonl:4:", "is"],
         ["m.jsonl:5:", "key:"],
         ["m.jsonl:5:", "image:"],
@@ -484,7 +582,79 @@ def test_all_problems_are_told_in_their_order(folder: Path):
         ["m.jsonl:8:", "image:"],
     ]
     assert told[1] == "m.jsonl:3: promt: no such field; did you mean prompt?"
-    assert told[3] == "m.jsonl:5: key: 'k' is taken by m.jsonl:1"
+    assert told[4] == "m.jsonl:5: key: 'k' is taken by m.jsonl:1"
+
+
+def test_all_faults_of_a_row_are_told(folder: Path):
+    """Its names, its fields, its pictures and what the map says, though no request can be made of it."""
+    (folder / "small.png").write_bytes(png(200, 200))
+    masks = [{"mask": "small.gif", "trajectories": []}]
+    rows = [
+        {"image": "none.png", "prompt": "", "duration": 7, "key": 5, "external_task_id": "e"},
+        {"image": "small.png", "image_tail": "none.png", "static_mask": "a.PNG", "prompt": "x"},
+        {"image": 5, "image_tail": "none.png", "prompt": "x", "promt": "x", "extra_body": 5},
+        {"image_list": ["a.PNG", "", "none.png"]},
+        {"image": "a.PNG", "dynamic_masks": masks, "prompt": "x", "cfg_scale": 2, "external_task_id": "e"},
+    ]
+    told = problems(written(folder, "m.jsonl", lines(*rows)), provider=KLING)
+    none = f"{folder / 'none.png'} does not exist"
+    assert [one.removeprefix("m.jsonl:") for one in told] == [
+        "1: key: must be text of 1 to 500 characters",
+        "1: prompt: is required unless multi_shot is customized",
+        f"1: image: {none}",
+        "1: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
+        "2: image_tail: excludes static_mask/dynamic_masks: give at most one of them",
+        f"2: image: {folder / 'small.png'} is 200 x 200 px: each side must be at least 300 px",
+        f"2: image_tail: {none}",
+        "2: static_mask: is not taken by kling-v2-6; only kling-v1 took it: leave it out",
+        "3: promt: no such field; did you mean prompt?",
+        "3: extra_body: must be a mapping of field names to values",
+        "3: image: must be a path, a URL, base64 text or bytes, not int",
+        f"3: image_tail: {none}",
+        "3: image_tail: needs mode pro with kling-v2-6",
+        "4: image_list[1]: must not be empty",
+        "4: prompt: is required",
+        f"4: image_list[2]: {none}",
+        "5: external_task_id: 'e' is taken by m.jsonl:1",
+        "5: cfg_scale: must be from 0 to 1, not 2",
+        "5: dynamic_masks[0].trajectories: must have 2 to 77 entries, not 0",
+        f"5: dynamic_masks[0].mask: {folder / 'small.gif'} does not exist",
+    ]
+
+
+def test_what_depends_on_a_fault_is_not_told(folder: Path):
+    """Nobody knows what mode or model is meant, so nobody is told what these do not take."""
+    tail = {"image": "a.PNG", "image_tail": "b.png", "prompt": "x"}
+    rows = [tail | {"mode": 5}, tail | {"model_name": ""}, tail | {"mode": "pro", "duration": 99}]
+    told = problems(written(folder, "m.jsonl", lines(*rows)), provider=KLING, check="error")
+    assert told == [
+        "m.jsonl:1: mode: must be text, not int",
+        "m.jsonl:2: model_name: must not be empty",
+        "m.jsonl:3: duration: must be whole seconds from 3 to 15, not '99'",
+    ]
+    assert problems(written(folder, "m.jsonl", lines(tail)), provider=KLING) == [
+        "m.jsonl:1: image_tail: needs mode pro with kling-v2-6"
+    ]
+
+
+def test_a_picture_that_cannot_be_fitted_hides_no_other(folder: Path):
+    """Nor what the map says, and what is told of a picture is told once."""
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+
+    def fit(path: Path) -> Path:
+        raise ValueError("is broken")
+
+    rows = [
+        {"image": "phone.heic", "image_tail": "none.png", "prompt": "x"},
+        {"image_list": ["phone.heic", "none.png"], "prompt": "x"},
+    ]
+    assert problems(written(folder, "m.jsonl", lines(*rows)), provider=KLING, fit=fit) == [
+        f"m.jsonl:1: image: {folder / 'phone.heic'} is broken",
+        f"m.jsonl:1: image_tail: {folder / 'none.png'} does not exist",
+        "m.jsonl:1: image_tail: needs mode pro with kling-v2-6",
+        f"m.jsonl:2: image_list[0]: {folder / 'phone.heic'} is broken",
+        f"m.jsonl:2: image_list[1]: {folder / 'none.png'} does not exist",
+    ]
 
 
 def test_picture_of_a_folder_is_its_own_place(folder: Path):
@@ -540,8 +710,12 @@ def test_good_rows_are_there_beside_bad_ones(folder: Path):
     ]
     read = read_source(written(folder, "m.jsonl", lines(*rows)))
     assert [(item.name, item.place) for item in read.items] == [("a", "m.jsonl:1"), ("b", "m.jsonl:3")]
-    assert (read.bad, len(read.problems)) == (1, 2)
-    assert str(read.problems[1]) == "m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'"
+    assert read.bad == 1
+    assert [str(problem) for problem in read.problems] == [
+        "m.jsonl:2: key: must be text of 1 to 500 characters",
+        "m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'",
+        f"m.jsonl:2: image: {folder / 'none.png'} does not exist",
+    ]
 
 
 class Broken(io.BytesIO):

@@ -12,15 +12,18 @@ import virtual_time
 
 from kling_async import (
     COMETAPI,
+    KLING,
     BudgetError,
     ConfigurationError,
+    ImageToVideo,
     KlingError,
     Outcome,
     Polling,
     TaskFailedError,
+    TaskStatus,
     new_api,
 )
-from kling_async.checking import estimate
+from kling_async.checking import estimate, spent
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.prices import Prices
 from kling_async.protocol.wire import Response
@@ -372,23 +375,65 @@ def test_leaving_early_withdraws_what_waits(world):
     assert len(here.times("POST")) <= 4
 
 
-def test_a_closed_budget_refuses_what_waits(world):
-    """When its owner closes it, what waits is refused, and what is in flight comes to its end."""
+def test_a_stopped_stream_withdraws_what_waits(world):
+    """What waits for room or for a slot is withdrawn, what is in flight comes to its end and is delivered."""
 
-    async def main():
-        async with here.client() as kling:
-            stream = kling.completions(
-                [here.request(FAILS), here.request("1"), here.request("2")], budget=budget
-            )
+    async def main(**options):
+        async with here.client(**options) as kling:
+            requests = [here.request(FAILS), *(here.request(str(number)) for number in range(11))]
+            stream = kling.completions(requests, budget=budget)
             reading = asyncio.ensure_future(anext(stream))
             await asyncio.sleep(10)
-            budget.close()
+            stream.stop()
             return [await reading, *[done async for done in stream]]
 
     here, budget = world(seconds=100.0, fail_marker=FAILS), Budget(3)
     ends = {done.index: type(done.error) for done in virtual_time.run(main())}
-    assert ends == {0: TaskFailedError, 1: type(None), 2: BudgetError}
+    assert ends.pop(0) is TaskFailedError
+    assert ends.pop(1) is type(None)
+    assert ends
+    assert set(ends.values()) == {KlingError}
     assert budget.spent == Decimal("1.5")
+    here, budget = world(seconds=100.0, fail_marker=FAILS, parallel=2), None
+    ends = {done.index: type(done.error) for done in virtual_time.run(main(max_in_flight=3))}
+    assert list(ends.values()).count(type(None)) == 1  # the account has two slots; one waits, and goes
+    assert len(here.ledger.made) == 2
+
+
+def test_a_stopped_stream_lets_others_have_what_they_want(world):
+    """What another stream waits for too is not taken from it."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            busy = await kling.submit(here.request("busy"))
+            one, other = (kling.completions([("k", here.request("k"))]) for _ in range(2))
+            reading = [asyncio.ensure_future(anext(each)) for each in (one, other)]
+            await asyncio.sleep(10)
+            one.stop()
+            await busy.result()
+            return [(await each).ok for each in reading]
+
+    here = world(seconds=100.0)
+    assert virtual_time.run(main()) == [True, True]
+    assert len(here.ledger.made) == 2
+
+
+@pytest.mark.parametrize("much", ["1e9999999", "1e500", 10**10])
+def test_a_budget_too_large_to_reckon_with_is_told(much):
+    """A slip is refused, before a sum of it overflows."""
+    with pytest.raises(ConfigurationError, match="from 0 to 1000000000"):
+        Budget(much)
+
+
+def test_a_failure_at_a_gateway_costs_nothing_known(world):
+    """What the gateway passes on of Kling's units is in another currency than the caller's prices."""
+    request = ImageToVideo(image="https://cdn.example.org/a.png", prompt="x")
+    prices = Prices.from_mapping({"kling-v2-6": {"silent": {"std": Decimal("0.1")}}})
+    for provider, failed in ((COMETAPI, 0), (KLING, 3)):
+        assert spent(TaskStatus.FAILED, Decimal(3), request, provider, prices) == failed
+        assert spent(TaskStatus.FAILED, None, request, provider, prices) == 0
+        assert spent(TaskStatus.MAY_EXIST, None, request, provider, prices) == Decimal("0.5")
+    assert spent(TaskStatus.SUCCEED, Decimal(3), request, COMETAPI) is None
 
 
 def rows(path):

@@ -3,10 +3,14 @@
 import asyncio
 import doctest
 import html
+import importlib
+import inspect
 import json
+import os
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -65,8 +69,8 @@ def test_a_price_is_the_price_lists(model: str, mode: str, cell: str) -> None:
 
 
 def test_the_first_screen_has_it_all() -> None:
-    """Title, example, output, five bullets and links stand before line 45."""
-    first = "\n".join(README.splitlines()[:45])
+    """Title, example, output, five bullets and links stand in the first 40 lines."""
+    first = "\n".join(README.splitlines()[:40])
     title, _, claim = README.splitlines()[0].partition(": ")
     assert title == "# kling-async"
     assert len(claim.split()) == 6
@@ -213,11 +217,99 @@ def test_the_page_of_the_layout_has_every_module() -> None:
     assert sorted(named) == sorted(modules | packages)
 
 
+PUBLIC = ("", ".webhook", ".testing", ".simulator", ".integrations.otel")
+"""The public modules (docs/reference/stability.md), as they are called below the package."""
+
+
+def _public() -> dict[str, object]:
+    """Every public name in full, and what it names."""
+    modules = [importlib.import_module(f"kling_async{each}") for each in PUBLIC]
+    return {
+        f"{module.__name__}.{name}": getattr(module, name) for module in modules for name in module.__all__
+    }
+
+
 def test_the_api_page_has_every_public_name() -> None:
     """What is exported is documented, once, and nothing else is."""
     text = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
-    named = re.findall(r"^\.\. auto\w+:: kling_async\.(\w+)$", text, re.MULTILINE)
-    assert sorted(named) == sorted(kling_async.__all__)
+    named = re.findall(r"^\.\. (?:auto\w+|data):: (kling_async\.[\w.]+)$", text, re.MULTILINE)
+    assert sorted(named) == sorted(_public())
+
+
+def _defaults() -> Iterator[tuple[str, object]]:
+    """The defaults of all public functions and methods, each with where it stands."""
+    for name, value in _public().items():
+        methods = vars(value).values() if inspect.isclass(value) else [value]
+        functions = [getattr(each, "__func__", each) for each in methods]
+        for function in filter(inspect.isfunction, functions):
+            for parameter in inspect.signature(function).parameters.values():
+                yield f"{name}: {function.__name__}({parameter.name})", parameter.default
+
+
+def test_no_page_shows_where_it_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defaults are printed as they are written, and none of them is the environment, which holds keys."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    assert importlib.import_module("conf").autodoc_preserve_defaults
+    monkeypatch.setenv("KLING_API_KEY", "a-key-of-the-builder")
+    defaults = dict(_defaults())
+    assert len(defaults) > 50
+    shown = [
+        where for where, default in defaults.items() if default is os.environ or "a-key" in repr(default)
+    ]
+    assert shown == []
+
+
+def _blocks(language: str) -> list[tuple[str, str]]:
+    """The blocks of *language*, each with its page."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    return [
+        (str(page.relative_to(ROOT)), block)
+        for page in PAGES
+        for block in pattern.findall(page.read_text(encoding="utf-8"))
+    ]
+
+
+def test_what_only_a_simulator_knows_is_shown_with_one() -> None:
+    """A prompt that only a simulator refuses is a paid video at Kling: such code starts its own."""
+    marked = [(page, block) for page, block in _blocks("python") if re.search(r"\[(fail|policy)\]", block)]
+    assert len(marked) > 3
+    assert [page for page, block in marked if "Simulator(" not in block] == []
+
+
+def test_pages_do_not_find_the_videos_of_each_other() -> None:
+    """Each page writes to folders, and uses keys, of its own: so its output is the same after all others."""
+    used: dict[str, set[str]] = {}
+    for page, block in _blocks("console"):
+        for name in re.findall(r"--out (\S+/)", block):
+            used.setdefault(name, set()).add(page)
+    for page, block in _blocks("python"):
+        for name in re.findall(r'(?:save_to|journal|key)="([^"]+)"', block):
+            if "Simulator(" not in block or "/" in name or name.endswith(".mp4"):
+                used.setdefault(name, set()).add(page)
+    assert len(used) > 15
+    shared = {name: pages for name, pages in used.items() if len(pages) > 1}
+    assert shared == {}
+
+
+def test_each_how_to_page_says_what_it_stands_on() -> None:
+    """Each links at its head to the page that makes folder, pictures and simulator."""
+    pages = [page for page in PAGES if page.parent.name == "howto" and page.name != "try-it.md"]
+    heads = {page.name: page.read_text(encoding="utf-8").split("\n## ")[0] for page in pages}
+    assert [name for name, head in heads.items() if "(try-it.md)" not in head] == []
+
+
+def test_the_page_of_errors_has_every_error() -> None:
+    """Each error that somebody gets stands in the table of what to do."""
+    text = (ROOT / "docs" / "howto" / "errors.md").read_text(encoding="utf-8")
+    rows = "".join(re.findall(r"^\| `.*Error.*$", text, re.MULTILINE))
+    errors = {name for name in kling_async.__all__ if name.endswith("Error")}
+    above = {
+        "KlingError",
+        "APIError",
+        "TransportError",
+        "AlreadyExistsError",
+    }  # roots; and what the client handles
+    assert {name for name in errors - above if f"`{name}`" not in rows} == set()
 
 
 def test_the_page_of_commands_has_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +344,8 @@ def test_the_tables_of_the_reference_are_made_of_the_code(monkeypatch: pytest.Mo
     assert "| `task_id` | TEXT or NULL | Kling's id |" in tables.journal()
     assert tables.journal().count("\n| `") == len(attrs.fields(Record))
     assert "| 1304 | this machine's address is not on the allow-list | `AccountError` |" in tables.codes()
+    account = re.findall(r"`AccountError` \| (.*) \|$", tables.codes(), re.MULTILINE)
+    assert len(set(account)) == len(account) == 5  # each code has its own cure
 
 
 def test_the_diagram_of_states_is_made_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +357,8 @@ def test_the_diagram_of_states_is_made_of_the_table(monkeypatch: pytest.MonkeyPa
     assert sorted(boxes) == sorted(status.name for status in STATES)
     assert all(STATES[start].rank < STATES[end].rank for start, end in diagram.ways())
     assert {end for _, end in diagram.ways()} == set(STATES) - {kling_async.TaskStatus.INTENDED}
+    late = [start for start, end in diagram.ways() if STATES[start].terminal and end.name == "SUCCEED"]
+    assert {status.name for status in late} == {"GIVEN_UP", "LOST", "MAY_EXIST", "FAILED"}
     assert "\n\n" not in diagram.states()  # which would end it in Markdown
 
 
@@ -272,6 +368,7 @@ def test_the_page_of_models_is_made_of_their_map(monkeypatch: pytest.MonkeyPatch
     import model_map
 
     rows = {line.split(" | ")[0][2:]: line for line in model_map.features().splitlines()[2:]}
+    assert rows["the model"].split(" | ")[1:] == [*["yes"] * 3, *["doubted"] * 5, "doubted |"]
     cells = dict(zip(model_map.models(), rows["`image` and `image_tail`"].split(" | ")[1:], strict=True))
     assert cells["kling-v3"] == "yes"
     assert cells["kling-v2-6"] == "pro with sound off"

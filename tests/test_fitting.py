@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from PIL import GifImagePlugin, Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 
 import kling_async
+from kling_async.extras import install
 from kling_async.fitting import LONG_SIDE, fit, fitted, thumbnail
 from kling_async.protocol.errors import Outcome, RequestError
 from kling_async.protocol.images import MAX_BYTES, check
@@ -433,6 +435,22 @@ def test_24_megapixels_take_some_hundred_megabytes(tmp_path: Path):
     assert max(ImageStat.Stat(difference).mean) < 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the most memory that a program alone had")
+def test_a_tiny_file_does_not_take_what_its_pixels_take_several_times(tmp_path: Path):
+    """16 megapixels of a palette with alpha, in 16 kB: what is to be done is done for some rows at a time."""
+    path = tmp_path / "tiny.png"
+    palette = Image.new("P", (4000, 4000))
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.save(path, transparency=bytes([128, 255]))
+    code = (
+        "import re, sys; from pathlib import Path; from kling_async.fitting import fit\n"
+        "fit(sys.argv[1])\n"
+        "print(re.search('VmHWM:\\s*([0-9]+) kB', Path('/proc/self/status').read_text())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 220 * 1024
+
+
 # What is refused.
 
 
@@ -506,7 +524,138 @@ def test_a_decompression_bomb_is_refused_by_its_header():
     """A header that claims gigabytes is refused with the limit, before anything is decoded."""
     bare = bytearray(saved(Image.new("L", (300, 300)), "BMP"))
     bare[18:26] = struct.pack("<ii", 20_000, 20_000)
-    assert "is 20000 x 20000 px: more than 200 megapixels are not opened" in refusal(bytes(bare))
+    assert "is 20000 x 20000 px: more than 60 megapixels of BMP are not opened" in refusal(bytes(bare))
+    webp = bytearray(saved(Image.new("RGB", (300, 300)), "WebP", lossless=True))
+    assert webp[12:16] == b"VP8L"
+    webp[21:25] = struct.pack("<I", 5999 | 5999 << 14)
+    assert "is 6000 x 6000 px: more than 30 megapixels of WebP are not opened" in refusal(bytes(webp))
+
+
+@pytest.mark.parametrize(
+    ("side", "progressive", "expected"),
+    [
+        (14_000, False, "is cut off or damaged"),
+        (15_000, False, "is 15000 x 15000 px: more than 200 megapixels of JPEG are not opened"),
+        (8_000, True, "is 8000 x 8000 px: more than 60 megapixels of progressive JPEG are not opened"),
+    ],
+)
+def test_a_jpeg_has_more_pixels_than_others_unless_it_is_progressive(side: int, progressive: bool, expected):
+    """One is shrunk as it is decoded, the other is held whole before its first row is there."""
+    raw = bytearray(saved(quarters(), "JPEG", progressive=progressive))
+    frame = raw.index(b"\xff\xc2" if progressive else b"\xff\xc0")
+    raw[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
+    assert expected in refusal(bytes(raw))
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
+def test_an_end_mark_does_not_make_half_a_jpeg_whole(part: float):
+    """The missing rows come out grey, without a word from libjpeg: the picture is refused all the same."""
+    raw = COFFEE.read_bytes()
+    assert "is cut off or damaged" in refusal(raw[: int(len(raw) * part)] + b"\xff\xd9")
+    assert thumbnail(raw[: int(len(raw) * part)] + b"\xff\xd9") is None
+
+
+def tiff(*tags: tuple[int, int, int, int], order: str = "<", end: int | None = None) -> bytes:
+    """A grey TIFF, its directory at its end, with *tags* (number, type, count, value) besides its own."""
+    size = 400 * 300
+    own = [(256, 3, 1, 400), (257, 3, 1, 300), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1)]
+    own += [(273, 4, 1, 16), (277, 3, 1, 1), (278, 3, 1, 300), (279, 4, 1, size)]
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 16 + size) + bytes(8)
+    own = [tag for tag in own if tag[0] not in {number for number, *_ in tags}]
+    directory = struct.pack(f"{order}H", len(own) + len(tags))
+    for number, kind, count, value in sorted([*own, *tags]):
+        told = struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
+        directory += struct.pack(f"{order}HHI", number, kind, count) + told
+    return (head + b"\x80" * size + directory + bytes(4))[:end]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_damaged_metadata_of_a_tiff_says_nothing(order: str):
+    """A description beyond the file's end, a resolution with two values: neither is needed, nor warned of."""
+    for tags in ((270, 2, 99_999, 90_000), (282, 5, 2, 16), (34665, 4, 1, 2**31), (34853, 4, 2, 16)):
+        result = opened(fit(tiff(tags, order=order)))
+        assert result.size == (400, 300)
+        assert is_near(corners(result), [(128, 128, 128)] * 4)
+
+
+def test_a_damaged_tiff_is_refused_alike_whatever_becomes_of_warnings():
+    """Nothing of Pillow's own reaches the user, and the text does not hang on Python's filters."""
+    cases = [tiff(end=-20), tiff(end=-100), tiff(end=60_000), tiff((256, 3, 2, 16)), tiff((273, 4, 9, 2**31))]
+    for raw in cases:
+        strict = refusal(raw)  # warnings are errors in this suite
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert refusal(raw) == strict
+        assert caught == []
+        assert "is cut off or damaged" in strict
+
+
+def test_an_avif_with_damaged_exif_is_read_without_a_warning():
+    """Its own boxes turn it; EXIF, which Pillow would warn of, is not looked at."""
+    raw = saved(quarters(), "AVIF", exif=exif(6), speed=10)
+    at = raw.index(b"II*\0\x08\0\0\0") if b"II*\0\x08\0\0\0" in raw else raw.index(b"MM\0*\0\0\0\x08")
+    damaged = raw[: at + 8] + b"\xff\xff" + raw[at + 10 :]
+    assert is_near(corners(opened(fit(damaged))), [BLUE, RED, YELLOW, GREEN], within=12)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"II*\0\x10\0\0\0CR\x02\0" + bytes(200),
+        tiff((50706, 1, 4, 0x0401)),
+        tiff((254, 4, 1, 1), (271, 2, 6, 16)),
+        tiff((254, 4, 1, 1), (271, 2, 6, 16), order=">"),
+    ],
+    ids=["CR2", "DNG", "NEF", "ARW"],
+)
+def test_a_raw_picture_of_a_camera_is_named(raw: bytes):
+    """It looks like a TIFF, and what is found first in it is a small preview, if anything."""
+    assert "is a camera's raw picture" in refusal(raw)
+    assert "export it as JPEG" in refusal(raw)
+
+
+def test_a_tiff_that_names_its_camera_is_no_raw_picture():
+    """Editors keep the maker of the camera in what they export."""
+    assert opened(fit(tiff((271, 2, 6, 16)))).size == (400, 300)
+
+
+def png_with(*chunks: tuple[bytes, bytes], **options: Any) -> bytes:
+    """A PNG with *chunks* before its pixels."""
+    raw = saved(quarters(), "PNG", **options)
+    packed = b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return raw[:33] + packed + raw[33:]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"cICP", bytes([12, 13, 0, 1])),
+        (b"cICP", bytes([9, 16, 0, 1])),
+        (b"gAMA", struct.pack(">I", 100_000)),
+    ],
+    ids=["Display P3", "HDR", "linear"],
+)
+def test_colours_far_from_srgb_without_a_profile_are_refused(chunk: tuple[bytes, bytes]):
+    """Sent as it stands the picture would come out pale, or far too dark."""
+    assert f"told by PNG's {chunk[0].decode()}, which is not converted here" in refusal(png_with(chunk))
+
+
+def test_colours_near_srgb_without_a_profile_stay():
+    """What nearly every PNG with such a chunk says; and gAMA says nothing beside what goes before it."""
+    for chunks in (
+        [(b"cICP", bytes([1, 13, 0, 1]))],
+        [(b"cICP", bytes([1, 1, 0, 1]))],
+        [(b"gAMA", struct.pack(">I", 45_455))],
+        [(b"gAMA", struct.pack(">I", 55_556))],
+        [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100_000))],
+    ):
+        raw = png_with(*chunks)
+        assert fit(raw) == raw
+    raw = png_with((b"gAMA", struct.pack(">I", 100_000)), icc_profile=display_p3())
+    assert opened(fit(raw)).format == "JPEG"
 
 
 def test_what_is_no_picture_is_refused():
@@ -532,17 +681,17 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path):
     assert "is a URL, which is not fetched" in refusal("https://example.com/cat.jpg")
     assert "has the scheme ftp://" in refusal("ftp://example.com/cat.jpg")
     assert "is no valid base64" in refusal("data:image/png;base64,!!!!")
+    for empty in ("", "  "):
+        assert refusal(empty) == "the picture is an empty text: give a path, the bytes or base64"
+    assert refusal(None) == "the picture is NoneType: give a path, the bytes or base64"
+    assert refusal(io.BytesIO(COFFEE.read_bytes())).startswith("the picture is BytesIO: ")
 
 
 @pytest.mark.parametrize(
     ("missing", "content", "expected"),
     [
-        ("PIL", "COFFEE", 'cannot be fitted without Pillow: python -m pip install "kling-async[images]"'),
-        (
-            "pi_heif",
-            "HEIC",
-            'is HEIC, and pi-heif is missing, which reads it: python -m pip install "kling-async[images]"',
-        ),
+        ("PIL", "COFFEE", "cannot be fitted without Pillow"),
+        ("pi_heif", "HEIC", "is HEIC, and pi-heif is missing, which reads it"),
     ],
 )
 def test_without_the_extra(tmp_path: Path, missing: str, content: str, expected: str):
@@ -561,7 +710,8 @@ def test_without_the_extra(tmp_path: Path, missing: str, content: str, expected:
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("None\nRequestError ")
-    assert expected in done.stdout
+    assert f"{expected}: {install('images')}; nothing was paid; install what is missing\n" in done.stdout
+    assert install("images") == 'pip install "kling-async[images]"'
 
 
 def test_base64_is_taken():

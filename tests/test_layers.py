@@ -38,6 +38,8 @@ LAYERS: dict[str, int] = {
     "engine": 3,
     "downloads": 3,
     "parts": 3,
+    "extras": 1,
+    "paths": 1,
     "client": 4,
     "feeding": 4,
     "handles": 4,

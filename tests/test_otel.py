@@ -312,4 +312,4 @@ def test_without_opentelemetry_the_import_says_what_to_install():
     code = "import sys; sys.modules['opentelemetry'] = None; import kling_async.integrations.otel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].endswith("python -m pip install 'kling-async[otel]'")
+    assert done.stderr.strip().splitlines()[-1].endswith('pip install "kling-async[otel]"')

@@ -5,7 +5,7 @@ import asyncio
 from kling_async.flight import Flight
 from kling_async.protocol.identity import Issuer
 from kling_async.protocol.models import Task, TaskStatus
-from kling_async.register import LEFT, SETTLED, Register
+from kling_async.register import MOST_LEFT, MOST_SETTLED, Register
 
 ISSUER = Issuer(provider="kling", host="api.example.com", account="0" * 16)
 
@@ -23,12 +23,12 @@ def test_the_last_ten_thousand_with_a_key_are_remembered():
 
     async def main():
         register = Register()
-        for number in range(SETTLED + 50):
+        for number in range(MOST_SETTLED + 50):
             landed(register, number, TaskStatus.SUCCEED)
         assert register.settled("name-49") is None
         assert register.settled("name-50") is not None
-        assert len(register._settled) == SETTLED
-        assert (register.succeeded, register.live, register._named) == (SETTLED + 50, {}, {})
+        assert len(register._settled) == MOST_SETTLED
+        assert (register.succeeded, register.live, register._named) == (MOST_SETTLED + 50, {}, {})
 
     asyncio.run(main())
 
@@ -38,7 +38,7 @@ def test_the_last_thousand_that_were_left_are_remembered():
 
     async def main():
         register = Register()
-        for number in range(LEFT + 50):
+        for number in range(MOST_LEFT + 50):
             landed(register, number, TaskStatus.GIVEN_UP if number % 2 else TaskStatus.LOST)
         assert register.left(Task("49", "name-49")) is None
         for seen in (Task("50", None), Task(None, "name-50")):

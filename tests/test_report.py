@@ -27,14 +27,19 @@ from virtual_time import run
 from kling_async import (
     COMETAPI,
     KLING,
+    AccountError,
     APIKey,
+    AuthenticationError,
     Budget,
+    ConnectError,
     DownloadError,
     Finding,
+    GatewayError,
     ImageToVideo,
     KlingClient,
     KlingError,
     MultiImageToVideo,
+    Outcome,
     PolicyError,
     Polling,
     ResponseLostError,
@@ -235,6 +240,12 @@ def test_words(tmp_path, event, state, word):
     assert (here.entries[0].state, here.entries[0].word) == (state, word)
 
 
+def gateway(status: int, **fields: Any):
+    """What a gateway says in place of Kling."""
+    usual: dict[str, Any] = {"advice": "ask its operator", "outcome": Outcome.NOT_CREATED}
+    return GatewayError("no", http_status=status, **usual | fields)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "state", "word"),
     [
@@ -246,11 +257,21 @@ def test_words(tmp_path, event, state, word):
         (DownloadError("no"), TaskStatus.SUCCEED, "failed", "made, not on disk"),
         (BudgetError("no"), TaskStatus.INTENDED, "not_submitted", "not submitted"),
         (KlingError("no"), TaskStatus.INTENDED, "not_submitted", "not submitted"),
+        (AuthenticationError("no"), TaskStatus.REFUSED, "not_submitted", "not submitted"),
+        (AccountError("no", code=1102), TaskStatus.REFUSED, "not_submitted", "not submitted"),
+        (ConnectError("no"), TaskStatus.REFUSED, "not_submitted", "not submitted"),
+        (gateway(401), TaskStatus.REFUSED, "not_submitted", "not submitted"),
+        (gateway(302, html=True), TaskStatus.REFUSED, "not_submitted", "not submitted"),
+        (gateway(400, code="invalid_request"), TaskStatus.REFUSED, "failed", "refused"),
+        (gateway(200, html=True, outcome=Outcome.MAY_EXIST), TaskStatus.MAY_EXIST, "failed", "may exist"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, KlingError) else None,
 )
 def test_failures(tmp_path, error, status, state, word):
-    """A failure is told with its reason, its class, what it means for the task, and what to do."""
+    """A failure is told with its reason, its class, what it means for the task, and what to do.
+
+    What the key, the account or the network kept from Kling was not submitted; nobody refused it.
+    """
     here = report(tmp_path)
     here.ended(completion(error, status))
     one = told(here)
@@ -490,6 +511,7 @@ EVIL = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30) | 
         "{{ 1 }}{% if %}{# #}",
         "]]>--><!--",
         "&lt;b&gt;",
+        "rtl \u202e gpj.exe",
         "\udc80",
     ]
 )
@@ -530,8 +552,8 @@ def test_nothing_leaves_its_element(tmp_path_factory, name, prompt, reason, titl
 
 
 def _read(text):
-    """*text* as a reader of HTML has it: without what no HTML can hold."""
-    text = text.encode("utf-8", "replace").decode()
+    """*text* as a reader of the page has it: without what no HTML can hold, nor what would turn it."""
+    text = re.sub("[\u202a-\u202e\u2066-\u2069]", "\ufffd", text.encode("utf-8", "replace").decode())
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -611,6 +633,22 @@ def test_several_pictures(tmp_path):
     assert len(found.all("img")) == 5
 
 
+@pytest.mark.parametrize(
+    ("image", "instead"),
+    [
+        ("iVBORw0KGgo" + "A" * 1300, "a picture in memory"),
+        (Path("x" * 300), "x" * 300),
+        (Path("~nobody-is-called-so/cat.png"), "cat.png"),
+    ],
+    ids=["base64", "long", "home"],
+)
+def test_no_such_picture(tmp_path, image, instead):
+    """What the system cannot even look up, base64 that is no longer than a path among it, harms no file."""
+    here = report(tmp_path, item(image=image))
+    assert [each[2] for each in page(here).all("span", "instead")] == [instead, "no video"]
+    assert told(here)["images"][0]["field"] == "image"
+
+
 def test_late_pictures(tmp_path):
     """What there is no time to make small is linked, and made small as soon as there is."""
     (tmp_path / "small.png").write_bytes(PIXEL)
@@ -666,6 +704,14 @@ def test_place(tmp_path):
     several = (cat, attrs.evolve(cat, place="cat.png"), attrs.evolve(cat, place="dog.png", original=cat))
     found = page(report(tmp_path, *several))
     assert [each[2] for each in found.all("span", "place")] == ["shots.csv:2", "dog.png"]
+
+
+def test_place_of_a_relative_folder(tmp_path, monkeypatch):
+    """The folder is mostly given relatively: its pictures are no places either."""
+    monkeypatch.chdir(tmp_path)
+    cat = item(image=tmp_path / "in" / "100%.png")
+    found = page(report(tmp_path, *(attrs.evolve(cat, place=place) for place in ("in/100%.png", "in/b.png"))))
+    assert [each[2] for each in found.all("span", "place")] == ["in/b.png"]
 
 
 def test_meanings(tmp_path):
@@ -744,7 +790,49 @@ def test_unknown(tmp_path):
     assert (here.summary().units, here.summary().unknown) == (99, 3)
     found = page(here)
     assert tiles(found)["units spent"] == ("99", ", and unknown for 3")
-    assert [each[2] for each in found.all("span", "units")] == ["99 units", "units unknown"]
+    assert [each[2] for each in found.all("span", "units")] == ["99 units", *["units unknown"] * 3]
+
+
+def test_may_be_charged(tmp_path):
+    """What may exist or runs on unwatched counts with its estimate, as in a budget, and is not unknown."""
+    here = report(tmp_path, *(item(str(number)) for number in range(7)), estimates=[Decimal("1.5")] * 7)
+    ends = (
+        (None, TaskStatus.SUCCEED),
+        (ResponseLostError("no"), TaskStatus.MAY_EXIST),
+        (TaskLostError("no"), TaskStatus.LOST),
+        (WaitTimeoutError("no"), TaskStatus.PROCESSING),
+        (TaskFailedError("no"), TaskStatus.FAILED),
+        (PolicyError("no"), TaskStatus.REFUSED),
+    )
+    for index, (error, status) in enumerate(ends):
+        here.ended(completion(error, status, index=index, number=index + 1))
+    here.tell(submitted(name="6", number=7))
+    on_its_way = here.summary()
+    error = WaitTimeoutError("the client was closed")
+    here.tell(
+        Detached(**names("6", 7), status=TaskStatus.PROCESSING, error=error, polls=1, retries=0),
+    )
+    ended = here.summary()
+    assert (on_its_way.units, on_its_way.estimated, on_its_way.unknown) == (6, Decimal("1.5"), 0)
+    assert (ended.units, ended.estimated, ended.unknown) == (Decimal("7.5"), 0, 0)
+    here.write()
+    document = json.loads((tmp_path / FILE_NAME).read_bytes())
+    assert sum(each["units"] or 0 for each in document["items"]) == document["totals"]["units"] == 7.5
+
+
+def test_free(tmp_path):
+    """What was not submitted says that it costs nothing once it is known why, and till then its estimate."""
+    here = report(tmp_path, item("0"), item("1"), estimates=[Decimal(3)] * 2)
+    here.ended(completion(BudgetError("no"), TaskStatus.REFUSED))
+    assert [each[2] for each in page(here).all("span", "units")] == ["about 3 units"]
+
+
+def test_costs_of_this_run(tmp_path):
+    """What an earlier run had brought to its end costs this one nothing."""
+    here = report(tmp_path, item("0"), item("1"), estimates=[Decimal(3)] * 2)
+    here.ended(attrs.evolve(completion(), resumed=True))
+    here.ended(completion(index=1, number=2))
+    assert (here.summary().units, here.costs_now().units) == (6, 3)
 
 
 def test_estimates(tmp_path):
@@ -945,17 +1033,22 @@ def test_without_jinja(tmp_path):
         "report.write(); report.write()"
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert told == "index.html needs Jinja2: pip install 'kling-async[cli]'\n"
+    assert told == 'index.html needs Jinja2: pip install "kling-async[cli]"\n'
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-def test_whole_or_not(tmp_path):
-    """A file that cannot be replaced leaves no part behind."""
-    (tmp_path / FILE_NAME).mkdir()
-    here = report(tmp_path)
-    with pytest.raises(OSError, match=r"report\.json"):
+@pytest.mark.parametrize(("name", "other"), [(FILE_NAME, PAGE_NAME), (PAGE_NAME, FILE_NAME)])
+def test_whole_or_not(tmp_path, name, other):
+    """A file that cannot be replaced leaves no part behind, and keeps not the other from being written."""
+    lines = []
+    here = report(tmp_path, warn=lines.append)
+    (tmp_path / name).mkdir()
+    with pytest.raises(OSError, match=re.escape(name)):
         here.write()
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    here._try_to_write()
+    assert {path.name for path in tmp_path.iterdir()} == {name, other}
+    assert (tmp_path / other).is_file()
+    assert lines == [f"{tmp_path / name} cannot be written: Is a directory"]
 
 
 def test_own_page(tmp_path):
@@ -991,6 +1084,17 @@ def test_own_document(tmp_path, own):
     here.write()
     here.write()
     assert (tmp_path / FILE_NAME).read_bytes() == own
+    assert lines == [f"{tmp_path / FILE_NAME} is not of ours and is left alone"]
+    assert here.page == tmp_path / PAGE_NAME
+
+
+def test_unreadable_document(tmp_path):
+    """A report.json that cannot be read may be anybody's, and is left alone."""
+    lines = []
+    (tmp_path / FILE_NAME).symlink_to(FILE_NAME)  # to itself: no read of it succeeds, whoever reads
+    here = report(tmp_path, warn=lines.append)
+    here.write()
+    assert (tmp_path / FILE_NAME).is_symlink()
     assert lines == [f"{tmp_path / FILE_NAME} is not of ours and is left alone"]
     assert here.page == tmp_path / PAGE_NAME
 

@@ -10,7 +10,16 @@ import attrs
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from kling_async import CameraConfig, DynamicMask, ImageToVideo, MultiImageToVideo, Point, RequestError, Shot
+from kling_async import (
+    KLING,
+    CameraConfig,
+    DynamicMask,
+    ImageToVideo,
+    MultiImageToVideo,
+    Point,
+    RequestError,
+    Shot,
+)
 from kling_async.batch import Source, read_source
 from kling_async.batch.cells import TABLE, names
 from kling_async.batch.items import Row
@@ -120,7 +129,7 @@ def test_trailing_delimiters(tmp_path: Path):
     """Spreadsheets leave empty cells behind the last column; a column without a name must be empty."""
     assert len(read(tmp_path, f"image,prompt,,\n{URL},x,,,,\n{URL},y\n").items) == 2
     assert problems(tmp_path, f"image,prompt,,\n{URL},x,,note\n") == [
-        "m.csv:2: has 'note' in column 4, which has no name"
+        "m.csv:2: has 'note' in column D, which has no name"
     ]
     assert problems(tmp_path, f"image,prompt\n{URL},a cat, yawning\n") == [
         "m.csv:2: has 3 cells, but there are 2 columns: quote a cell that holds a comma"
@@ -130,12 +139,13 @@ def test_trailing_delimiters(tmp_path: Path):
 def test_names_of_columns(tmp_path: Path):
     """Case and white space around a name do not count; an unknown name is told with the closest."""
     assert len(read(tmp_path, f' Image , "PROMPT"\n{URL}, "x"\n').items) == 1
-    assert problems(tmp_path, "image,promt,model,zoom,Multi_prompt.0.prompt,colour\nu,x,,,,\n") == [
+    assert problems(tmp_path, "image,promt,model,zoom,Multi_prompt.0.prompt,colour,Seconds\nu,x,,,,\n") == [
         "m.csv:1: column B: no such column: 'promt'; did you mean prompt?",
         "m.csv:1: column C: no such column: 'model'; did you mean model_name?",
         "m.csv:1: column D: no such column: 'zoom'; did you mean camera_control.config.zoom?",
         "m.csv:1: column E: no such column: 'Multi_prompt.0.prompt'; entries are counted from 1",
         "m.csv:1: column F: no such column: 'colour': delete the column, or name it as the API does",
+        "m.csv:1: column G: no such column: 'Seconds'; did you mean duration?",
     ]
     assert problems(tmp_path, "image,image,camera_control,camera_control.type\n") == [
         "m.csv:1: the column image is there twice",
@@ -159,7 +169,7 @@ def test_names_of_columns(tmp_path: Path):
             "m.csv:3: has a cell of more than 131,072 characters: close its quote",
         ),
         (b"u,a\0b\n", "m.csv:3: prompt: holds a NUL byte: the file is damaged"),
-        (b"u,\xe9\x81\n", 'm.csv:3: is no text (byte 0x81): save it as "CSV UTF-8"'),
+        (b"u,\xe9\x81\n", f"m.csv:3: has a byte that is no text (0x81, column {len(URL) + 3}): save it as"),
     ],
 )
 def test_damaged_tables(tmp_path: Path, row: bytes, told: str):
@@ -175,6 +185,28 @@ def test_a_faulty_first_row_breaks_the_source(tmp_path: Path):
     """Of a table whose columns are not known nothing was read; a faulty cell is its row's alone."""
     assert read(tmp_path, f"image,promt\n{URL},x\n").broken
     assert not read(tmp_path, f"image,prompt,duration\n{URL},x,60\n").broken
+
+
+@pytest.mark.parametrize("text", [",,\n,,\n", "\n;;\n", "\t\t\n", "sep=;;;;;\n", "sep=;;;;;", "sep=,\n\n,,"])
+def test_tables_of_empty_cells(tmp_path: Path, text: str):
+    """They hold nothing, whatever divides the cells."""
+    with pytest.raises(RequestError, match="holds nothing to animate"):
+        read(tmp_path, text)
+
+
+def test_a_sep_line_that_was_saved_again(tmp_path: Path):
+    """Programs that take it for a row give it as many cells as the others."""
+    assert len(read(tmp_path, f"sep=;;\nimage;prompt;\n{URL};x;\n").items) == 1
+
+
+@pytest.mark.parametrize("first", ["My shots,,", "<html>", "%PDF-1.4", ",Take 1,Take 2"])
+def test_a_title_above_the_header(tmp_path: Path, first: str):
+    """A first row in which no cell is like the name of a column is one problem, that of the row."""
+    name = next(filter(None, first.split(",")))
+    remedy = "if a row below does, delete what stands above it"
+    assert problems(tmp_path, f"{first}\nkey,image,prompt\na,{URL},x\n") == [
+        f"m.csv:1: the first row must name the columns, as image and prompt do: {name!r} is none; {remedy}"
+    ]
 
 
 @pytest.mark.parametrize("first", ["a.jpg", "Photos\\B.HEIC", URL, '"my, cat.png"'])
@@ -197,13 +229,13 @@ def test_damaged_first_row(tmp_path: Path):
     (problem,) = problems(tmp_path, '"' + "x" * 140_000)
     assert problem.startswith("m.csv:1: has a cell of more than 131,072 characters")
     (problem,) = problems(tmp_path, "sep= \nimage prompt\n")
-    assert problem.startswith("m.csv:1: column A: no such column: 'sep='")
+    assert problem.startswith("m.csv:1: the first row must name the columns")
 
 
 def test_utf16_that_breaks_off(tmp_path: Path):
     """Half a character at the end is a problem, and none that ends the program."""
     (problem,) = problems(tmp_path, PROGRAMS["Excel, Unicode Text"] + b"x")
-    assert "is no text (byte 0x78)" in problem
+    assert problem.startswith("m.csv:3: has a byte that is no text (0x78, column 1): ")
 
 
 # Cells
@@ -352,8 +384,15 @@ def test_problems_are_named_as_their_columns_are(tmp_path: Path):
         ("watermark_info", "1", "must be true or false, not '1'"),
         ("multi_prompt.1.index", "1.5", "must be a whole number, not '1.5'"),
         ("camera_control", "zoom", "must be JSON, an object or a list, not 'zoom'"),
-        ("camera_control", '{"type": ', "is no JSON: Expecting value (column "),
-        ("camera_control", '{"type":\n x}', "is no JSON: Expecting value (line 2, column 2)"),
+        ("camera_control", '{"type": ', "is no JSON: it breaks off (column "),
+        (
+            "camera_control",
+            '{"type":\n x}',
+            "is no JSON: a value is missing, or is none of JSON's (line 2, col",
+        ),
+        ("camera_control", '{"type": 1} x', "is no JSON: something stands behind its end (column 13)"),
+        ("camera_control", '{"type": 1, "type": 1}', "gives 'type' twice"),
+        ("key", "########", "was too wide for its column (########): widen the column"),
         ("camera_control", "{“type”: “simple”}", "is no JSON: its quotes are curly (“), write straight ones"),
         ("camera_control.config", "{}", "exactly one axis must not be 0, found none"),
         ("camera_control.config", "5", "must be JSON"),
@@ -366,16 +405,70 @@ def test_faults_of_cells(tmp_path: Path, field: str, cell: str, told: str):
     cells = {"image": URL, "prompt": "x", field: cell}
     if field.startswith("camera_control."):
         cells["camera_control.type"] = "simple"
+    if field.startswith("multi_prompt."):
+        cells |= {"multi_shot": "TRUE", "shot_type": "customize"}
     assert wrong(tmp_path, **cells).startswith(f"m.csv:2: {field}: {told}")
 
 
-def test_decimal_comma_between_commas(tmp_path: Path):
-    """Where commas divide the cells, a comma in a number is a mistake."""
-    assert problems(tmp_path, f'image,prompt,duration,cfg_scale\n{URL},x,"5,0","0,5"\n') == [
-        "m.csv:2: cfg_scale: must be a number, not '0,5'"
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_decimal_commas(tmp_path: Path, delimiter: str):
+    """A comma in a number is its decimal sign in any table, unless it may divide thousands."""
+    text = io.StringIO(newline="")
+    rows = [["image", "prompt", "duration", "cfg_scale"], [URL, "x", "5,0", "0,5"], [URL, "x", "5", "1,000"]]
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    source = read(tmp_path, text.getvalue())
+    assert [item.request for item in source.items] == [
+        ImageToVideo(image=URL, prompt="x", duration="5", cfg_scale=0.5)
     ]
-    assert problems(tmp_path, f'image,prompt,duration,cfg_scale\n{URL},x,5.000,"1,000"\n') == [
-        "m.csv:2: cfg_scale: may have a separator of thousands (1,000): write it without separators"
+    assert [str(problem) for problem in source.problems] == [
+        "m.csv:3: cfg_scale: may have a separator of thousands (1,000): write it without separators"
+    ]
+
+
+def test_decimal_points_between_commas(tmp_path: Path):
+    """Where commas divide the cells, a point does not divide thousands."""
+    (item,) = read(tmp_path, f"image,prompt,duration,cfg_scale\n{URL},x,5.000,1.000\n").items
+    assert item.request == ImageToVideo(image=URL, prompt="x", duration="5", cfg_scale=1)
+
+
+def test_all_faults_of_a_row_are_told(tmp_path: Path):
+    """Of its cells, of what they make together, of its pictures, by the map; of a faulty cell one alone."""
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "key,image,prompt,duration,mode,cfg_scale,model_name\n"
+        "a,none.png,x,5s,std,50%,kling-v1\n"
+        "8E+17,none.png,,7,std,,\n"
+        "c,#REF!,#N/A,7,#N/A,,\n",
+    )
+    missing = f"image: {tmp_path / 'none.png'} does not exist"
+    assert [str(problem) for problem in read_source(path, provider=KLING).problems] == [
+        "m.csv:2: cfg_scale: must be a number, not '50%'",
+        "m.csv:2: duration: must be whole seconds from 3 to 15, not '5s'",
+        f"m.csv:2: {missing}",
+        "m.csv:3: key: has lost digits (8E+17): format the column as text and enter it again",
+        "m.csv:3: prompt: is required unless multi_shot is customized",
+        f"m.csv:3: {missing}",
+        "m.csv:3: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
+        *(
+            f"m.csv:4: {field}: is a formula's error ({error}): mend the cell"
+            for field, error in (("image", "#REF!"), ("prompt", "#N/A"), ("mode", "#N/A"))
+        ),
+    ]
+
+
+def test_a_fault_in_a_part_hides_its_whole(tmp_path: Path):
+    """Of a list that has a faulty entry that entry's fault is told; the other fields are looked at."""
+    text = f"image_list.1,image_list.2,image_list.3,prompt,duration\n{URL},#N/A,{URL},x,60\n"
+    assert problems(tmp_path, text) == [
+        "m.csv:2: image_list.2: is a formula's error (#N/A): mend the cell",
+        "m.csv:2: duration: must be whole seconds from 3 to 15, not '60'",
+    ]
+
+
+def test_cells_that_may_be_shifted(tmp_path: Path):
+    """Of a row that has too many cells nothing more is told: nobody knows what they are for."""
+    assert problems(tmp_path, f"image,prompt,duration\n{URL},a cat, yawning,5\n") == [
+        "m.csv:2: has 4 cells, but there are 3 columns: quote a cell that holds a comma"
     ]
 
 
@@ -473,9 +566,28 @@ def test_any_bytes_are_rows_or_problems(data: bytes, head: bytes):
     assert all(isinstance(row, Row) and row.place.startswith("m.csv:") for row in rows)
 
 
-def test_a_mark_before_one_byte_of_another_encoding(tmp_path: Path):
-    """A file that begins as UTF-8 and has one byte of Windows-1252 keeps its first column's name."""
-    from kling_async.batch.texts import decoded
+@pytest.mark.parametrize(
+    ("data", "place"),
+    [
+        (b"\xef\xbb\xbfimage,prompt\r\na.png,caf\xe9\r\n", "2: has a byte that is no text (0xe9, column 10)"),
+        (
+            "image,prompt\na,grün café\nb,".encode() + b"bad \xff byte\n",
+            "3: has a byte that is no text (0xff, column 7)",
+        ),
+        ("image,prompt\nü,café".encode() + b"\xe9\xe9", "2: has a byte that is no text (0xe9, column 7)"),
+    ],
+)
+def test_a_bad_byte_in_utf8(tmp_path: Path, data: bytes, place: str):
+    """It is told with line and column: read as Windows-1252, all good text beyond ASCII would be wrong."""
+    source = read(tmp_path, data)
+    assert source.broken
+    assert str(source.problems[0]).startswith(f"m.csv:{place}: save it as")
 
-    text, line = decoded(b"\xef\xbb\xbfimage,prompt\r\na.png,caf\xe9\r\n")
-    assert (text, line) == ("image,prompt\na.png,caf\u00e9\n", 2)
+
+def test_another_encoding_that_looks_like_utf8_at_a_place(tmp_path: Path):
+    """Most of it is no UTF-8, so it is Windows-1252; the line that is named is the one that is quoted."""
+    text = f"image,prompt\n{URL},Spaß“\n{URL},für Köche\n"
+    source = read(tmp_path, text.encode("cp1252"))
+    assert [item.request.prompt for item in source.items] == ["Spaß“", "für Köche"]
+    (warning,) = source.warnings
+    assert warning.startswith('m.csv:3: is no UTF-8 and was read as Windows-1252 ("ple.com/a.png,für Köche")')

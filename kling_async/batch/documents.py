@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,9 +18,44 @@ from kling_async.protocol.models import Image, ImageToVideo, VideoRequest
 if TYPE_CHECKING:
     from kling_async.batch.items import Item
 
-__all__ = ["Documents", "RunState", "Summary", "former_times", "prompt", "relative"]
+__all__ = [
+    "Costs",
+    "Documents",
+    "RunState",
+    "Summary",
+    "former_times",
+    "meant",
+    "prompt",
+    "relative",
+]
 
 RunState = Literal["running", "ended"]
+
+
+@attrs.frozen
+class Costs:
+    """What items come to, in units: the one rule for the terminal, the page and `report.json`.
+
+    Attributes:
+        units: what they cost or may have cost, as far as it is known: see `Entry.cost`.
+        estimated: what those on their way will cost, as far as prices are known.
+        unknown: how many cost, will cost or may have cost what nobody can tell; they are in neither sum.
+    """
+
+    units: Decimal
+    estimated: Decimal
+    unknown: int
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[Entry, Decimal | None]]) -> "Costs":
+        """Those of *items*, each with its estimate."""
+        units, estimated, unknown = Decimal(0), Decimal(0), 0
+        for entry, estimate in items:
+            cost = entry.cost(estimate)
+            units += cost or 0
+            estimated += (estimate or 0) if cost is None and entry.state == "running" else 0
+            unknown += entry.is_unknown(estimate)
+        return cls(units, estimated, unknown)
 
 
 @attrs.frozen(kw_only=True)
@@ -39,9 +74,9 @@ class Summary:
         running: items from their submit to the file.
         waiting: items in line.
         not_submitted: items that were not taken yet, or, at the end, never sent.
-        units: what they cost, as far as it is known: see `Entry.cost`.
-        estimated: units that those which are running will cost, as far as prices are known.
-        unknown: how many cost, will cost or may have cost what nobody can tell.
+        units: see `Costs`.
+        estimated: likewise.
+        unknown: likewise.
         budget: units that may be spent.
         spent: units of the budget that are, earlier runs' among them.
         unlisted: videos of earlier runs that are in the folder and not asked for any more.
@@ -166,6 +201,13 @@ def relative(path: Path, folder: Path) -> str:
         return path.as_posix()
 
 
+def meant(source: Image) -> images.ImageUrl | str | Path | bytes:
+    """What *source* means, see `images.classify`; never raises for what the system cannot look up."""
+    # Path's own methods raise for a name too long, as base64 is, and for an unknown user
+    found = images.classify(source, is_file=os.path.isfile)
+    return Path(os.path.expanduser(found)) if isinstance(found, Path) else found  # noqa: PTH111
+
+
 def prompt(request: VideoRequest) -> str:
     """What the video is to show: the prompt, and those of its shots."""
     shots = request.multi_prompt or () if isinstance(request, ImageToVideo) else ()
@@ -176,9 +218,9 @@ def former_times(path: Path) -> dict[str, Times] | None:
     """The time lines in the report of an earlier run, by external_task_id; None: it is no report of ours."""
     try:
         document = json.loads(path.read_bytes())
-    except OSError:
+    except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
     match document:
         case {"version": int(), "title": str(), "items": list(items)}:
@@ -217,10 +259,10 @@ def _images(request: VideoRequest, folder: Path) -> Iterator[Mapping[str, Any]]:
 
 def _image(source: Image, folder: Path) -> dict[str, Any]:
     """Where a picture is; of one that is nowhere but in memory, nothing."""
-    match images.classify(source, is_file=Path.is_file):
+    match meant(source):
         case images.ImageUrl(url=url):
             return {"url": unsigned(url)}
         case Path() as path:
-            return {"path": relative(path.expanduser(), folder)}
+            return {"path": relative(path, folder)}
         case _:
             return {}

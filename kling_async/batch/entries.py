@@ -24,8 +24,12 @@ from kling_async.instrumentation import (
 )
 from kling_async.protocol.checks import unsigned
 from kling_async.protocol.errors import (
+    AccountError,
+    AuthenticationError,
     BudgetError,
+    ConnectError,
     DownloadError,
+    GatewayError,
     KlingError,
     Outcome,
     TaskFailedError,
@@ -45,6 +49,7 @@ __all__ = [
     "after_end",
     "after_event",
     "after_run",
+    "concerns_all",
     "from_journal",
     "stored",
 ]
@@ -148,17 +153,23 @@ class Entry:
         """Whether there is a video, here or at Kling: it is paid."""
         return self.state == "done" or self.word in (_DOWNLOADING, _NOT_HERE)
 
+    @property
+    def is_charged(self) -> bool:
+        """Whether it is paid or may be, as a `Budget` counts it: what may exist or runs on unwatched too."""
+        is_maybe = self.outcome in _MAYBE_PAID and self.error_type != TaskFailedError.__name__
+        return self.is_made or is_maybe
+
     def cost(self, estimate: Decimal | None) -> Decimal | None:
-        """What it cost, by the rule of `checking.charged`; None: nothing, not yet, or nobody knows."""
-        return estimate if self.units is None and self.is_made else self.units
+        """What it cost or may have cost; None: nothing, not yet, or nobody knows.
+
+        What Kling told counts, see `checking.charged`; of what is charged and nothing told, the *estimate*.
+        """
+        return estimate if self.units is None and self.is_charged else self.units
 
     def is_unknown(self, estimate: Decimal | None) -> bool:
         """Whether it cost, will cost or may have cost what nobody can tell."""
-        if self.units is not None:
-            return False
-        if self.is_made or self.state == "running":
-            return estimate is None
-        return self.outcome in _MAYBE_PAID and self.error_type != TaskFailedError.__name__
+        is_spent = self.is_charged or self.state == "running"
+        return is_spent and self.units is None and estimate is None
 
 
 def after_event(entry: Entry, event: Event, name: str) -> Entry:
@@ -194,7 +205,8 @@ def after_event(entry: Entry, event: Event, name: str) -> Entry:
         case Detached(status=status, error=error):
             lost = status is TaskStatus.AMBIGUOUS
             known = _at(known, "running", "may exist" if lost else "runs on at Kling")
-            return attrs.evolve(known, token=error.token, advice=error.advice if lost else _AGAIN)
+            advice = error.advice if lost else _AGAIN
+            return attrs.evolve(known, token=error.token, advice=advice, outcome=error.outcome.value)
         case _:
             return entry
 
@@ -260,9 +272,19 @@ def _at(entry: Entry, state: State, word: str, times: Times | None = None) -> En
     )
 
 
+def concerns_all(error: KlingError) -> bool:
+    """Whether *error* is of the key, the account, the network or the run: of no item for its own sake."""
+    match error:
+        case AccountError() | AuthenticationError() | ConnectError() | BudgetError():
+            return True
+        case GatewayError(http_status=status, html=html):
+            return html or status in (401, 402, 403)
+        case _:
+            return type(error) is KlingError
+
+
 def _failed(entry: Entry, error: KlingError, status: TaskStatus, name: str) -> Entry:
-    # what kept it from being submitted ended the run or the budget, and concerns no item by itself
-    unsent = type(error) in (KlingError, BudgetError) and error.outcome is Outcome.NOT_CREATED
+    unsent = concerns_all(error) and error.outcome is Outcome.NOT_CREATED
     return attrs.evolve(
         entry,
         state="not_submitted" if unsent else "failed",

@@ -7,7 +7,7 @@ from typing import Any
 
 from kling_async.batch.items import Row
 from kling_async.batch.pictures import SUFFIXES, TO_FIT, folded
-from kling_async.batch.texts import decoded, doubt
+from kling_async.batch.texts import decoded, doubt, place_of
 from kling_async.protocol.errors import Problem, RequestError
 
 __all__ = ["folder_rows"]
@@ -88,11 +88,19 @@ def _picture_row(path: Path, text: Path | None, doubts: list[str]) -> Row:
     if text is not None:
         try:
             prompt, line = decoded(text.read_bytes())
-        except UnicodeDecodeError:
-            problem = Problem("", f"has a prompt that is no text ({text.name}): save it as UTF-8")
-            return Row(str(path), fields, picture.parent, path, problems=(problem,))
+        except UnicodeDecodeError as error:
+            where = "{}, line {}, column {}".format(text.name, *place_of(error))
+            return _unread(path, f"is no text ({where}): save it as UTF-8")
+        except OSError as error:
+            return _unread(path, f"cannot be read ({text.name}): {error.strerror or error}")
         if line:
-            doubts.append(f"{text} {doubt(prompt)}")
+            doubts.append(f"{text} {doubt(prompt, line)}")
         if prompt := prompt.strip():
             fields["prompt"] = prompt
     return Row(str(path), fields, picture.parent, path)
+
+
+def _unread(path: Path, why: str) -> Row:
+    """The row of a picture whose prompt is not known."""
+    picture = path.absolute()
+    return Row(str(path), {"image": picture}, picture.parent, path, problems=(Problem("prompt", why),))

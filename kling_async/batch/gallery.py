@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from kling_async import checking
-from kling_async.batch.documents import Summary, prompt, relative
+from kling_async.batch.documents import Summary, meant, prompt, relative
 from kling_async.batch.entries import STEPS, Entry
 from kling_async.protocol import images
 from kling_async.protocol.models import Image, ImageToVideo, MultiImageToVideo, VideoRequest
@@ -66,6 +66,7 @@ class Gallery:
             trim_blocks=True,
             lstrip_blocks=True,
             loader=jinja2.FunctionLoader(_source),
+            finalize=_visible,
         )
         environment.filters |= {"span": span, "link": link, "units": plain}
         self._page = environment.get_template("gallery.html")
@@ -206,13 +207,12 @@ class _Pictures:
 
     def _drawn(self, source: Image, *, is_late: bool) -> tuple[str, str]:
         """The picture's address, and what stands in its place where it has none."""
-        match images.classify(source, is_file=Path.is_file):
+        match meant(source):
             case images.ImageUrl(url=url):
                 return "", urlsplit(url).hostname or "a picture on the web"
             case Path() as path:
-                path = path.expanduser()
                 embedded = None if is_late or not self.is_small else _embedded(path, self.side)
-                if embedded is None and not path.is_file():
+                if embedded is None and not os.path.isfile(path):  # noqa: PTH113 - see `meant`
                     return "", path.name
                 return embedded or link(relative(path, self.folder)), ""
             case data:
@@ -278,6 +278,15 @@ def _source(name: str) -> str:
     return importlib.resources.files("kling_async.batch").joinpath(name).read_text("utf-8")
 
 
+_TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}")
+"""What makes text run the other way: ``cat\\u202egpj.exe`` would be read as ``catexe.jpg``."""
+
+
+def _visible(value: Any) -> Any:
+    """*value*, if it is text of others, with a sign in the place of what would reorder it."""
+    return value.translate(_TURNS) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _counts(summary: Summary) -> Mapping[str, int]:
     return {
         "done": summary.done,
@@ -316,8 +325,11 @@ def _facts(request: VideoRequest) -> Iterator[str]:
 
 def _place(item: "Item") -> str:
     """Where the item stands, if that is more than its picture."""
+    place = Path(item.place).absolute()  # as a folder was given
     pictures = images.sources((item.original or item).request)  # a fitted picture lies elsewhere
-    is_picture = any(isinstance(source, str | Path) and str(source) == item.place for _, source in pictures)
+    is_picture = any(
+        isinstance(source, str | Path) and Path(source).absolute() == place for _, source in pictures
+    )
     return "" if is_picture else item.place
 
 
@@ -325,9 +337,9 @@ def _cost(entry: Entry, estimate: Decimal | None) -> str:
     """What an item cost or will cost; empty where it costs nothing."""
     if entry.units is not None:
         return in_units(entry.units)
-    if estimate is not None and (entry.is_made or entry.state != "failed"):
+    if estimate is not None and (entry.is_charged or entry.error is None):
         return f"about {in_units(estimate)}"
-    return "units unknown" if entry.is_made else ""
+    return "units unknown" if entry.is_unknown(estimate) else ""
 
 
 def _money(entry: Entry) -> str:

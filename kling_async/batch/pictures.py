@@ -1,6 +1,7 @@
 """The pictures in a row's fields: located, fitted, and looked for under another spelling."""
 
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,13 +19,15 @@ __all__ = [
     "folded",
     "is_masked",
     "locator",
-    "other_spelling",
+    "meant_instead",
     "with_pictures",
 ]
 
 SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 TO_FIT: Final = (".heic", ".heif", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif")
 """Pictures that people have and Kling does not take."""
+
+_QUOTES: Final = ('"', "'", "\u201d", "\u2019")
 
 Fit = Callable[[Path], Path]
 """The picture that Kling takes for the one at a path; raises `ValueError` with a clause if there is none."""
@@ -133,13 +136,25 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def other_spelling(path: Path, known: dict[Path, dict[str, str]]) -> str | None:
-    """The name of the file that *path*, where nothing is, may mean in its folder.
+def meant_instead(field: str, path: Path, known: dict[Path, dict[str, str]]) -> str:
+    """What may be meant by *path*, where nothing is: the end of a sentence, empty where nobody knows.
 
     Args:
+        field: where it was given.
         path: where nothing is.
         known: the folders that were looked at, filled here: thousands of rows may be wrong alike.
     """
+    if name := _other_spelling(path, known):
+        return f"; did you mean {name}?"
+    if path.name.endswith(_QUOTES):
+        return "; take the quotes around it away"
+    if field.startswith("image_list") and re.search("[,;|]", path.name):
+        return '; several are a list in JSON: ["a.png", "b.png"]'
+    return ""
+
+
+def _other_spelling(path: Path, known: dict[Path, dict[str, str]]) -> str | None:
+    """The name of the file that *path* may mean in its folder."""
     if path.parent not in known:
         try:
             known[path.parent] = {folded(each.name): each.name for each in path.parent.iterdir()}

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from kling_async.batch.items import Item
-from kling_async.checking import charged, estimate
+from kling_async.checking import estimate, spent
 from kling_async.journal import Record
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.durations import usual_seconds
@@ -24,9 +24,6 @@ __all__ = ["USD_PER_UNIT", "Counted", "Plan", "count_earlier", "plan"]
 
 USD_PER_UNIT = Decimal("0.14")
 """Kling's list price of a unit, about (API reference, prices, September 2026)."""
-
-_FREE = (TaskStatus.FAILED, TaskStatus.REFUSED)
-"""How a task ends for which nothing is deducted, as far as anybody has seen."""
 
 
 @attrs.frozen(kw_only=True)
@@ -123,7 +120,7 @@ def plan(
 
 def count_earlier(
     budget: Budget, records: Iterable[Record], provider: Provider, is_ours: Callable[[Record], bool]
-) -> "Counted":
+) -> Counted:
     """Let *budget* know what all tasks of a journal cost, or may have cost, whoever asks for them now.
 
     Args:
@@ -131,17 +128,16 @@ def count_earlier(
         records: every row of the journal.
         provider: whom this run talks to.
         is_ours: whether this run goes on with a task; nobody will know what another's comes to.
-
     """
     running: dict[str, int] = {}
     unknown = 0
     for record in records:
         told = None if record.units is None else Decimal(record.units)
-        is_free = record.state in _FREE
-        units = told if is_free else charged(told, request_of(record), provider, budget.prices)
-        unknown += units is None and not is_free
+        status = TaskStatus(record.state)
+        units = spent(status, told, request_of(record), provider, budget.prices)
+        unknown += units is None
         number = budget.reserve(units or Decimal(0))
-        if is_terminal(TaskStatus(record.state)) or not is_ours(record):
+        if is_terminal(status) or not is_ours(record):
             budget.settle(number, None)
         else:
             running[record.external_task_id] = number

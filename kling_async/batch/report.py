@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from kling_async.batch.documents import Documents, RunState, Summary, former_times
+from kling_async.batch.documents import Costs, Documents, RunState, Summary, former_times
 from kling_async.batch.entries import Entry, after_end, after_event, after_run, from_journal, stored
+from kling_async.checking import tells_charges
+from kling_async.extras import install
 from kling_async.instrumentation import Event
 from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
@@ -145,10 +147,7 @@ class Report:
         """The batch as a whole, as it stands now."""
         entries = self.entries if entries is None else entries
         counts = collections.Counter[str](entry.state for entry in entries)
-        pairs = list(zip(entries, self._estimates, strict=True))
-        coming = (
-            estimate for entry, estimate in pairs if entry.state == "running" and entry.cost(estimate) is None
-        )
+        costs = Costs.of(zip(entries, self._estimates, strict=True))
         return Summary(
             title=self._title,
             provider=self._provider.name,
@@ -161,13 +160,18 @@ class Report:
             running=counts["running"],
             waiting=counts["waiting"],
             not_submitted=counts["not_submitted"],
-            units=sum((entry.cost(estimate) or Decimal(0) for entry, estimate in pairs), Decimal(0)),
-            estimated=sum((estimate or Decimal(0) for estimate in coming), Decimal(0)),
-            unknown=sum(entry.is_unknown(estimate) for entry, estimate in pairs),
+            units=costs.units,
+            estimated=costs.estimated,
+            unknown=costs.unknown,
             budget=None if self._budget is None else self._budget.limit,
             spent=None if self._budget is None else self._budget.spent,
             unlisted=self._unlisted,
         )
+
+    def costs_now(self) -> Costs:
+        """What the items cost that this run brought to their end, or brings there."""
+        pairs = zip(self.entries, self._estimates, strict=True)
+        return Costs.of((entry, estimate) for entry, estimate in pairs if not entry.resumed)
 
     # Writing
 
@@ -201,15 +205,23 @@ class Report:
         """
         entries = list(self.entries)
         summary = self.summary(entries)
+        try:
+            self._write_document(summary, entries)
+        finally:  # what keeps one from being written need not keep the other
+            self._write_page(summary, entries)
+
+    def _write_document(self, summary: Summary, entries: Sequence[Entry]) -> None:
         if self._is_ours:
             _replace(self._folder / FILE_NAME, self._documents.report(summary, entries))
         else:
             self._tell_once(FILE_NAME, f"{self._folder / FILE_NAME} is not of ours and is left alone")
+
+    def _write_page(self, summary: Summary, entries: Sequence[Entry]) -> None:
         page = self._folder / PAGE_NAME
         try:
             from kling_async.batch.gallery import Gallery, is_ours  # Jinja2 is in an extra
         except ImportError:
-            self._tell_once(PAGE_NAME, f"{PAGE_NAME} needs Jinja2: pip install 'kling-async[cli]'")
+            self._tell_once(PAGE_NAME, f"{PAGE_NAME} needs Jinja2: {install('cli')}")
             return
         if self._gallery is None:
             if not is_ours(page):
@@ -235,7 +247,8 @@ class Report:
         try:
             self.write()
         except OSError as error:
-            self._tell_once("", f"the report in {self._folder} cannot be written: {error.strerror or error}")
+            what = str(error.filename or f"the report in {self._folder}")
+            self._tell_once(what, f"{what} cannot be written: {error.strerror or error}")
         except Exception as bug:  # noqa: BLE001 - a picture that no decoder foresaw must not cost a paid video
             what = f"{type(bug).__name__}: {bug}"
             self._tell_once("", f"the report in {self._folder} cannot be written: {what}")
@@ -270,7 +283,7 @@ class Report:
 
     def _priced(self, entry: Entry) -> Entry:
         """*entry* without the units that a gateway was charged: what that charges, prices alone tell."""
-        if self._provider.account or entry.units is None:
+        if tells_charges(self._provider) or entry.units is None:
             return entry
         return attrs.evolve(entry, units=None)
 
@@ -286,7 +299,7 @@ def _replace(path: Path, data: bytes) -> None:
     try:
         part.write_bytes(data)
         part.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -13,7 +13,7 @@ import attrs
 from kling_async.batch.cells import TABLE, Read, names
 from kling_async.batch.items import Row
 from kling_async.batch.pictures import SUFFIXES, TO_FIT
-from kling_async.batch.texts import decoded, doubt, line_of
+from kling_async.batch.texts import decoded, doubt, place_of
 from kling_async.protocol.errors import Problem, RequestError
 
 __all__ = ["SAVE_AS", "is_header", "sheet_rows"]
@@ -31,8 +31,19 @@ _ROUNDED: Final = re.compile(r"\d{15}0+")
 _PICTURE: Final = re.compile(
     "https?://|.*({})".format("|".join(map(re.escape, SUFFIXES + TO_FIT))), re.IGNORECASE
 )
-_SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?\n', re.IGNORECASE)
-"""The line with which Excel is told the delimiter; Excel hides it."""
+_MEANT: Final = {
+    "seconds": "duration",
+    "length": "duration",
+    "picture": "image",
+    "photo": "image",
+    "file": "image",
+    "name": "key",
+}
+"""What people call columns whose names are not like it."""
+_SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?\1*(?:\n|\Z)', re.IGNORECASE)
+"""The line with which Excel is told the delimiter; Excel hides it, and others save it with empty cells."""
+_TOO_NARROW: Final = re.compile("#{3,}")
+"""What spreadsheets show, and some save, of a number in a column that has no room for it."""
 
 
 @attrs.frozen
@@ -67,11 +78,12 @@ def sheet_rows(data: bytes, name: str, base: Path, warnings: list[str]) -> Itera
     try:
         text, doubtful = decoded(data)
     except UnicodeDecodeError as error:
-        message = f'is no text (byte 0x{data[error.start]:02x}): save it as "CSV UTF-8"'
-        yield _broken(f"{name}:{line_of(data, error.start)}", base, Problem("", message))
+        line, column = place_of(error)
+        message = f"has a byte that is no text (0x{data[error.start]:02x}, column {column}): {SAVE_AS}"
+        yield _broken(f"{name}:{line}", base, Problem("", message))
         return
     if doubtful:
-        warnings.append(f"{name}:{doubtful}: {doubt(text)}, {SAVE_AS}")
+        warnings.append(f"{name}:{doubtful}: {doubt(text, doubtful)}, {SAVE_AS}")
     yield from _Sheet(text, name, base, warnings).rows()
 
 
@@ -136,30 +148,30 @@ class _Sheet:
         fields: dict[str, Any] = {}
         problems: list[Problem] = []
         dotted: set[str] = set()
+        faulty: set[str | int] = set()
         if any(cell.strip() for cell in cells[len(columns) :]):
             wrong = f"has {len(cells)} cells, but there are {len(columns)} columns"
             problems.append(Problem("", f"{wrong}: quote a cell that holds {self._called}"))
-        for number, (column, cell) in enumerate(zip(columns, cells, strict=False), start=1):
+        for number, (column, cell) in enumerate(zip(columns, cells, strict=False)):
             value = cell.strip()
             if not value:
                 continue
             if column is None:
-                problems.append(Problem("", f"has {value!r} in column {number}, which has no name"))
+                wrong = f"has {value!r} in column {_letters(number)}, which has no name"
+                problems.append(Problem("", wrong))
                 continue
             try:
-                if "\0" in value:
-                    raise ValueError("holds a NUL byte: the file is damaged")
-                if _FORMULA_ERROR.fullmatch(value) and (value.isupper() or value[0] != "#"):
-                    raise ValueError(f"is a formula's error ({value}): mend the cell")
+                _require_whole(value)
                 read = column.read(value, self._delimiter != ",")
             except ValueError as error:
                 problems.append(Problem(column.name, str(error)))
+                faulty.add(column.path[0])
                 continue
             self._doubt_digits(place, column.name, value)
             if len(column.path) > 1:
                 dotted.add(str(column.path[0]))
             _put(fields, column.path, read)
-        for name in sorted(dotted) if not problems else ():
+        for name in sorted(dotted - faulty):  # of the others nothing more is looked at
             fields[name] = _listed(name, fields[name], problems)
         return Row(place, fields, self._base, dotted=frozenset(dotted), problems=tuple(problems))
 
@@ -175,14 +187,29 @@ class _Sheet:
         return {",": "a comma", ";": "a semicolon", "\t": "a tab"}.get(self._delimiter, self._delimiter)
 
 
+def _require_whole(cell: str) -> None:
+    """Refuse what stands in a cell in place of what was entered."""
+    if "\0" in cell:
+        raise ValueError("holds a NUL byte: the file is damaged")
+    if _FORMULA_ERROR.fullmatch(cell) and (cell.isupper() or cell[0] != "#"):
+        raise ValueError(f"is a formula's error ({cell}): mend the cell")
+    if _TOO_NARROW.fullmatch(cell):
+        raise ValueError(f"was too wide for its column ({cell}): widen the column and save the table again")
+
+
 def _fits(lines: io.StringIO, delimiter: str) -> tuple[int, int]:
-    """How well *delimiter* makes columns of the first row: those with known names, and all."""
+    """How well *delimiter* makes columns of the first row: those with known names, and all.
+
+    To leave nothing but empty cells is better than to find one in them that holds commas.
+    """
     lines.seek(0)
     try:
         rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-        cells = next((cells for cells in rows if any(cell.strip() for cell in cells)), [])
+        cells = next((cells for cells in rows if any(cell.strip() for cell in cells)), None)
     except csv.Error:
         return 0, 0
+    if cells is None:
+        return 1, 0
     return sum(cell.strip().lower().partition(".")[0] in TABLE.parts for cell in cells), len(cells)
 
 
@@ -191,6 +218,8 @@ def _fits(lines: io.StringIO, delimiter: str) -> tuple[int, int]:
 
 def _columns(cells: list[str]) -> tuple[list[_Column | None], list[Problem]]:
     """The columns that the first row names, None for those without a name, and what is wrong with them."""
+    if none := _no_header(cells):
+        return [], [Problem("", f"the first row must name the columns, as image and prompt do: {none}")]
     columns: list[_Column | None] = []
     problems: list[Problem] = []
     seen: set[tuple[str | int, ...]] = set()
@@ -200,13 +229,9 @@ def _columns(cells: list[str]) -> tuple[list[_Column | None], list[Problem]]:
         columns.append(column)
         if column is None:
             if name:
-                wrong = f"column {_letters(number)}: no such column: {cell.strip()!r}{_hint(name)}"
+                hint = _hint(name) or ": delete the column, or name it as the API does"
+                wrong = f"column {_letters(number)}: no such column: {cell.strip()!r}{hint}"
                 problems.append(Problem("", wrong))
-            if _PICTURE.match(name):
-                wrong = (
-                    f"the first row must name the columns, as image and prompt do: {cell.strip()!r} is none"
-                )
-                return [], [Problem("", wrong)]
             continue
         if column.path in seen:
             problems.append(Problem("", f"the column {column.name} is there twice"))
@@ -217,6 +242,16 @@ def _columns(cells: list[str]) -> tuple[list[_Column | None], list[Problem]]:
                 whole, part = (".".join(map(str, each)) for each in (path[:end], path))
                 problems.append(Problem("", f"the column {whole} is there whole and in parts ({part})"))
     return columns, problems
+
+
+def _no_header(cells: list[str]) -> str:
+    """Why *cells* name no columns: one is a picture, or none is a name or like one; empty: they may."""
+    given = [cell.strip() for cell in cells if cell.strip()]
+    if picture := next(filter(_PICTURE.match, given), ""):
+        return f"{picture[:50]!r} is none"
+    if any(_column(cell.lower()) or _hint(cell.lower()) for cell in given):
+        return ""
+    return f"{given[0][:50]!r} is none; if a row below does, delete what stands above it"
 
 
 def _column(name: str) -> _Column | None:
@@ -236,14 +271,15 @@ def _column(name: str) -> _Column | None:
 
 
 def _hint(name: str) -> str:
-    """What may have been meant by the column *name*."""
+    """What may have been meant by the column *name*; empty where nothing is like it."""
     if re.search(r"\.0(\.|$)", name):
         return "; entries are counted from 1"
     known = list(names(TABLE))
-    close = [each for each in known if each.startswith(f"{name}_")]  # `model` is meant as model_name
+    close = [_MEANT[name]] if name in _MEANT else []
+    close = close or [each for each in known if each.startswith(f"{name}_")]  # `model`: model_name
     close = close or [each for each in known if each.endswith(f".{name.rpartition('.')[2]}")]
     close = close or difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ": delete the column, or name it as the API does"
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _letters(number: int) -> str:

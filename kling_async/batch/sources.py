@@ -1,13 +1,14 @@
 """A folder, a manifest or a stream of JSON lines: its rows, and the items that they are."""
 
-import json
+import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
 
 import attrs
 
-from kling_async.batch.cells import json_fault
+from kling_async.batch.cells import from_json
 from kling_async.batch.folders import folder_rows
 from kling_async.batch.items import Check, Item, Maker, Row
 from kling_async.batch.pictures import SUFFIXES, TO_FIT, Fit
@@ -16,6 +17,8 @@ from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.providers import Provider
 
 __all__ = ["Source", "read_source"]
+
+_ONE_A_LINE: Final = "write one object a line, without brackets around them and commas between"
 
 _ADVICE: Final = {
     **dict.fromkeys((*SUFFIXES, *TO_FIT), "for a single picture there is animate"),
@@ -110,7 +113,7 @@ def _rows(source: str | Path | IO[bytes], warnings: list[str], *, everything: bo
     if not isinstance(source, str | Path):
         yield from _json_rows(source, "<stdin>", Path().absolute())
         return
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's raises for an unknown user
     kind, base = path.suffix.lower(), path.parent.absolute()
     if path.is_dir():
         yield from folder_rows(path, warnings, everything=everything)
@@ -137,7 +140,8 @@ def _has_tabs(path: Path) -> bool:
 
 def _json_rows(lines: Iterable[bytes], name: str, base: Path) -> Iterator[Row]:
     is_first = True
-    for number, line in enumerate(lines, start=1):
+    parts = itertools.chain.from_iterable(map(bytes.splitlines, lines))  # which ends them at \r, too
+    for number, line in enumerate(parts, start=1):
         place = f"{name}:{number}"
         try:
             text = line.decode("utf-8").strip().strip("\ufeff\x1a").strip()
@@ -147,17 +151,28 @@ def _json_rows(lines: Iterable[bytes], name: str, base: Path) -> Iterator[Row]:
             return
         if not text:
             continue
-        if is_first and not text.startswith(("{", "[")) and is_header(text):
-            message = "this is CSV, not JSON lines: save it as .csv"
-            yield Row(place, {}, base, problems=(Problem("", message),), broken=True)
+        if is_first and (other := _other_form(text)):
+            yield Row(place, {}, base, problems=(Problem("", other),), broken=True)
             return
         is_first = False
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            yield Row(place, {}, base, problems=(Problem("", json_fault(text, error)),))
-            continue
+        yield _json_row(text, place, base)
+
+
+def _other_form(text: str) -> str:
+    """What a file that begins with the line *text* is instead of JSON lines; empty where it may be these."""
+    if text.startswith("[") or text.endswith(("[", "{", ",")):  # a list, or what goes on in the next line
+        return f"this is JSON, but not JSON lines: {_ONE_A_LINE}"
+    if not text.startswith("{") and is_header(text):
+        return "this is CSV, not JSON lines: save it as .csv"
+    return ""
+
+
+def _json_row(text: str, place: str, base: Path) -> Row:
+    try:
+        fields = from_json(text, if_several=_ONE_A_LINE)
         if isinstance(fields, dict):
-            yield Row(place, fields, base)
-        else:
-            yield Row(place, {}, base, problems=(Problem("", "must be one JSON object a line"),))
+            return Row(place, fields, base)
+        message = "must be one JSON object a line"
+    except ValueError as error:
+        message = str(error)
+    return Row(place, {}, base, problems=(Problem("", message),))

@@ -33,21 +33,24 @@ def template(field: str, text: str) -> str:
 
 
 def filled(template: str, fields: Mapping[str, Any], key: str | None) -> str:
-    """*template* with the names of the first picture in *fields*."""
+    """*template* with the names of the first picture in *fields*.
+
+    Raises:
+        ValueError: such a name is no text; the message is a clause without a subject.
+    """
     path = _path(fields)
+    words = {"stem": path.stem, "name": path.name, "folder": path.parent.name, "key": key or path.stem}
 
     def word(found: re.Match[str]) -> str:
-        match found[1]:
-            case None:
-                return found[0][0]
-            case "name":
-                return path.name
-            case "folder":
-                return path.parent.name
-            case "key" if key is not None:
-                return key
-            case _:
-                return path.stem
+        if found[1] is None:
+            return found[0][0]
+        name = words[found[1]]
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = name.encode("utf-8", "replace").decode()
+            raise ValueError(f"cannot have {found[0]} filled in: {shown!r} is no text, rename it") from None
+        return name
 
     return _BRACES.sub(word, template)
 

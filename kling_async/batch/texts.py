@@ -1,8 +1,11 @@
 """Text files as people's programs write them -> text: encodings, marks and line ends."""
 
 import re
+from typing import Final
 
-__all__ = ["decoded", "doubt", "line_of"]
+__all__ = ["decoded", "doubt", "place_of"]
+
+_MARK: Final = b"\xef\xbb\xbf"
 
 
 def decoded(data: bytes) -> tuple[str, int]:
@@ -16,19 +19,18 @@ def decoded(data: bytes) -> tuple[str, int]:
         The text, and the line of the first byte that is no UTF-8 if it was read as Windows-1252, else 0.
 
     Raises:
-        UnicodeDecodeError: Windows-1252 does not have a byte, or UTF-16 breaks off.
+        UnicodeDecodeError: UTF-8 has a bad byte, Windows-1252 does not have one, or UTF-16 breaks off.
     """
     doubtful = 0
     encoding = _utf16(data)
     try:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        if encoding:
+        if encoding or _is_damaged_utf8(data):
             raise
-        doubtful = line_of(data, error.start)
-        text = data.removeprefix(b"\xef\xbb\xbf").decode("cp1252")
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
-    return text.rstrip("\x1a"), doubtful
+        doubtful, _ = place_of(error)
+        text = data.decode("cp1252")
+    return _plain(text).rstrip("\x1a"), doubtful
 
 
 def _utf16(data: bytes) -> str:
@@ -44,13 +46,29 @@ def _utf16(data: bytes) -> str:
     return ""
 
 
-def doubt(text: str) -> str:
-    """What is told of *text* that was read as Windows-1252: its first letter beyond ASCII shows if it is."""
-    found = re.search(r"[^\r\n]{0,15}[^\x00-\x7f][^\r\n]{0,15}", text)
+def _is_damaged_utf8(data: bytes) -> bool:
+    """Whether *data*, which is no UTF-8, was meant to be: by its mark, or by most of what is beyond ASCII.
+
+    Text in another encoding has few places that happen to be UTF-8, and would be read wrong with a warning;
+    of UTF-8 all the good places would be.
+    """
+    text = data.decode("utf-8", "replace")
+    bad = text.count("\ufffd")
+    return data.startswith(_MARK) or len(re.findall("[^\x00-\x7f\ufffd]", text)) >= bad
+
+
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+
+
+def doubt(text: str, line: int) -> str:
+    """What is told of *text* that was read as Windows-1252 for a byte in *line*: that shows if it is."""
+    found = re.search(r".{0,15}[^\x00-\x7f].{0,15}", text.split("\n")[line - 1])
     assert found is not None  # else it were UTF-8
     return f'is no UTF-8 and was read as Windows-1252 ("{found[0].strip()}"): if that is wrong'
 
 
-def line_of(data: bytes, start: int) -> int:
-    """The line that byte *start* of *data* stands in, counted from 1."""
-    return len((data[:start] + b".").splitlines())
+def place_of(error: UnicodeDecodeError) -> tuple[int, int]:
+    """Line and column, in characters, of the byte that *error* is about, counted from 1."""
+    before = _plain(error.object[: error.start].decode(error.encoding, "replace"))
+    return before.count("\n") + 1, len(before) - before.rfind("\n")

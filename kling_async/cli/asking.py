@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -23,6 +22,7 @@ from kling_async.protocol.errors import (
     NotFoundError,
 )
 from kling_async.protocol.models import ImageToVideo
+from kling_async.protocol.prices import plain
 from kling_async.protocol.wire import Request, Response
 from kling_async.transport import AiohttpTransport
 from kling_async.typing import Body, Transport
@@ -187,8 +187,8 @@ def _limits(packs: Sequence[ResourcePack], now: float) -> Iterator[Line]:
 
 def _told_pack(pack: ResourcePack, now: float) -> Line:
     """One pack on one line."""
-    left = "?" if pack.remaining is None else _number(pack.remaining)
-    of = "" if pack.total is None else f" of {_number(pack.total)}"
+    left = "?" if pack.remaining is None else plain(pack.remaining)
+    of = "" if pack.total is None else f" of {plain(pack.total)}"
     until = "" if pack.invalid_at is None else f" until {pack.invalid_at:%Y-%m-%d}"
     state = "" if pack.status == "online" else f", {pack.status or 'of unknown state'}"
     days = None if pack.invalid_at is None else (pack.invalid_at.timestamp() - now) / 86_400
@@ -198,11 +198,6 @@ def _told_pack(pack: ResourcePack, now: float) -> Line:
     if pack.status == "online" and pack.remaining == 0:
         return Line("packs", text, "doubt", "buy another one in the console")
     return Line("packs", text, "doubt" if ends_soon else "good", "it ends soon" if ends_soon else "")
-
-
-def _number(units: Decimal) -> str:
-    text = f"{units:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _span(seconds: float) -> str:

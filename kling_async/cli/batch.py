@@ -1,29 +1,31 @@
 """``batch``: many pictures in, video files and a page of them out."""
 
-import asyncio
 import functools
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from kling_async import fitting
 from kling_async.batch import read_source
-from kling_async.batch.plan import Counted, count_earlier, plan
 from kling_async.cli import interrupts
 from kling_async.cli.generate import Out, Timeout
 from kling_async.cli.limits import Settler, Streak
 from kling_async.cli.options import Common, Fields, folder_for
-from kling_async.cli.planning import Preview, is_agreed, read_prices, tell_bad_rows
+from kling_async.cli.planning import Preview, agree, preview, read_prices, tell_bad_rows
 from kling_async.cli.progress import Progress
-from kling_async.cli.resuming import Again, look_back
+from kling_async.cli.resuming import Again
 from kling_async.cli.running import report_of, run_stream
 from kling_async.cli.screen import Screen
+from kling_async.extras import install
+from kling_async.paths import at_home, is_there
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import ConfigurationError
+from kling_async.protocol.prices import Prices
+from kling_async.protocol.providers import Provider
 
 __all__ = ["batch"]
 
@@ -90,11 +92,11 @@ def batch(
         fields: all others that have an option.
     """
     _require_limits(timeout, max_items, max_in_flight, stop_after_failures)
-    if out.expanduser().exists():
+    if allow_unpriced and budget is None:
+        raise ConfigurationError("--allow-unpriced is for runs with a --budget")
+    if is_there(out):
         folder_for(out)  # what cannot be written to is told first
-    screen, progress = common.screen, Progress(common.screen, 0)
-    own = read_prices(prices)
-    purse = None if budget is None else Budget(budget, prices=own, allow_unpriced=allow_unpriced)
+    screen, own = common.screen, read_prices(prices)
     provider = common.where(needs_key=not dry_run)
     found = read_source(
         sys.stdin.buffer if source == "-" else source,
@@ -104,61 +106,80 @@ def batch(
         fit=_fitter(out) if fit else None,
     )
     tell_bad_rows(screen, found, are_skipped=skip_bad)
-    if found.broken or (found.problems and not skip_bad and not dry_run):
+    if found.broken or (found.problems and not dry_run and not (skip_bad and found.items)):
         return 2
-    asked_for = found.items[:max_items]
-    anew = Again(failed=retry_failed, keys=again, resend=resend)
-    resumption = asyncio.run(look_back(out.expanduser(), asked_for, anew))
-    items = resumption.items
-    counted = Counted()
-    if purse is not None:
-        counted = count_earlier(purse, resumption.records, provider, common.is_ours(provider))
-    planned = plan(resumption.new(), provider, prices=own, budget=purse, slots=max_in_flight)
-    preview = Preview(
-        source=found,
-        items=items,
-        plan=planned,
-        budget=purse,
-        unknown=counted.unknown,
-        is_list_price=own is None,
-        going_on=resumption.told(),
-    )
+
+    def look() -> Preview:
+        return preview(
+            common,
+            found,
+            found.items[:max_items],
+            at_home(out),
+            anew=Again(failed=retry_failed, keys=again, resend=resend),
+            provider=provider,
+            prices=own,
+            budget=None if budget is None else Budget(budget, prices=own, allow_unpriced=allow_unpriced),
+            slots=max_in_flight,
+        )
+
+    seen = look()
     if dry_run:
-        return _told(screen, preview, is_good=skip_bad or not found.problems)
-    for line in preview.lines():
-        screen.say(line)
-    if not is_agreed(screen, preview, yes=yes):
+        return _told(screen, seen, is_good=skip_bad or not found.problems)
+    agreed = agree(screen, seen, look, yes=yes)
+    if agreed is None:
         screen.complain("nothing was submitted and nothing was paid")
         return 2
-    folder = folder_for(out)
-    progress.total = len(items)
+    return _run(
+        common,
+        agreed,
+        folder_for(out),
+        title="stdin" if source == "-" else Path(source).name,
+        provider=provider,
+        prices=own,
+        timeout=timeout,
+        stop_after_failures=stop_after_failures,
+        options={"max_in_flight": max_in_flight, "check": check},
+    )
+
+
+def _run(
+    common: Common,
+    agreed: Preview,
+    folder: Path,
+    *,
+    title: str,
+    provider: Provider,
+    prices: Prices | None,
+    timeout: float,
+    stop_after_failures: int,
+    options: Mapping[str, Any],
+) -> int:
+    """Make what was agreed to; returns the exit code."""
+    progress = Progress(common.screen, len(agreed.items))
     report = report_of(
-        items,
+        agreed.items,
         folder,
         provider,
-        title="stdin" if source == "-" else Path(source).name,
-        screen=screen,
-        resumption=resumption,
-        prices=own,
-        budget=purse,
+        title=title,
+        screen=common.screen,
+        resumption=agreed.resumption,
+        prices=prices,
+        budget=agreed.budget,
     )
-    streak = Streak(stop_after_failures, purse)
-    hooks = [progress.tell, report.tell, streak.tell]
-    if purse is not None:
-        hooks.append(Settler(purse, counted.running).tell)
-    kling = common.client(hooks=hooks, max_in_flight=max_in_flight, check=check)
+    hooks = [progress.tell, report.tell]
+    if agreed.budget is not None:
+        hooks.append(Settler(agreed.budget, agreed.counted.running).tell)
     return interrupts.run(
         run_stream(
             common,
             progress,
-            kling,
-            items,
+            common.client(hooks=hooks, **options),
+            agreed.items,
             folder=folder,
             timeout=timeout,
-            resumption=resumption,
-            prices=own,
-            budget=purse,
-            streak=streak,
+            resumption=agreed.resumption,
+            budget=agreed.budget,
+            streak=Streak(stop_after_failures),
             report=report,
         )
     )
@@ -167,7 +188,7 @@ def batch(
 def _require_limits(
     timeout: float, max_items: int | None, max_in_flight: int | None, stop_after_failures: int
 ) -> None:
-    if timeout <= 0:
+    if not timeout > 0:
         raise ConfigurationError(f"--timeout must be more than 0, not {timeout:g}")
     for name, value in (("--max-items", max_items), ("--max-in-flight", max_in_flight)):
         if value is not None and value < 1:
@@ -176,12 +197,12 @@ def _require_limits(
         raise ConfigurationError("--stop-after-failures must be at least 0")
 
 
-def _told(screen: Screen, preview: Preview, *, is_good: bool) -> int:
+def _told(screen: Screen, seen: Preview, *, is_good: bool) -> int:
     """Tell a dry run's result; returns the exit code."""
     if screen.is_json:
-        screen.result("", {"plan": preview.document()})
+        screen.result("", {"plan": seen.document()})
     else:
-        for line in preview.lines():
+        for line in seen.lines():
             screen.result(line)
     screen.say("a dry run: no request was made")
     return 0 if is_good else 2
@@ -189,5 +210,5 @@ def _told(screen: Screen, preview: Preview, *, is_good: bool) -> int:
 
 def _fitter(out: Path) -> Callable[[Path], Path]:
     if importlib.util.find_spec("PIL") is None:
-        raise ConfigurationError("--fit needs Pillow", advice='pip install "kling-async[images]"')
+        raise ConfigurationError("--fit needs Pillow", advice=install("images"))
     return functools.partial(fitting.fitted, folder=folder_for(out) / "fitted")

@@ -37,7 +37,7 @@ def demo(*, common: Annotated[Common, Parameter(parse=False)], out: Out = Path("
 
     Args:
         common: where to send, and how to tell.
-        out: the folder for the videos. Nothing in it is overwritten.
+        out: the folder for the videos. No video in it is overwritten.
     """
     require_renderer()
     folder = folder_for(out)

@@ -82,7 +82,7 @@ class _Report:
         console.print(grid)
 
     def _print_plain(self, line: Line) -> None:
-        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        is_unicode = (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
         mark = _MARKS[line.state][0] if is_unicode else {"good": "+", "wrong": "x"}.get(line.state, "!")
         mark = " " if line.state == "plain" else mark
         self.screen.result(f"{mark} {line.label:<{_LABEL}} {line.text}")

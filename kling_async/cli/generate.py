@@ -13,6 +13,7 @@ from kling_async.cli.running import as_given, completion_as_dict, tell_interrupt
 from kling_async.client import KlingClient
 from kling_async.flight import default_name
 from kling_async.parts import is_file
+from kling_async.paths import at_home
 from kling_async.protocol.converter import request_from
 from kling_async.protocol.errors import KlingError, Outcome, TaskFailedError, TaskLostError
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
@@ -56,7 +57,7 @@ def animate(
         fields: all others that have an option.
     """
     request = request_from({"image": image, **(fields or Fields()).given(prompt)})
-    target = out.expanduser()
+    target = at_home(out)
     folder_for(target.parent if is_file(target) else target)
     progress = Progress(common.screen, 1)
     kling = common.client(hooks=(progress.tell,))

@@ -15,13 +15,13 @@ from kling_async.checking import capabilities, prices_for
 from kling_async.cli.options import Common
 from kling_async.cli.planning import read_prices
 from kling_async.cli.screen import duration
+from kling_async.protocol.auth import AROUND
 from kling_async.protocol.capabilities import Deviation
 from kling_async.protocol.cells import FEATURES, MODES, Cell, Model
 from kling_async.protocol.durations import usual_seconds
-from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo
 from kling_async.protocol.prices import Prices
-from kling_async.protocol.providers import EZMODEL, KLING, PROVIDERS, Provider
+from kling_async.protocol.providers import EZMODEL, Provider
 
 __all__ = ["models"]
 
@@ -77,14 +77,12 @@ def models(
 
 
 def _provider(common: Common) -> Provider:
-    """The provider that was named; no key is needed here, and none has to be set."""
-    name = (common.provider or common.env().get("KLING_PROVIDER", "") or KLING.name).strip().lower()
-    if name == "new-api":  # whose address does not matter here
+    """The provider that is asked about: no key is needed, and of new-api not even the address."""
+    env = common.env()
+    name = (common.provider or env.get("KLING_PROVIDER", "")).strip(AROUND).lower()
+    if name == "new-api" and not env.get("KLING_BASE_URL"):
         return attrs.evolve(EZMODEL, name="new-api")
-    if name not in PROVIDERS:
-        known = ", ".join([*PROVIDERS, "new-api"])
-        raise ConfigurationError(f"there is no provider {name!r}", advice=f"choose one of {known}")
-    return PROVIDERS[name]
+    return common.where(needs_key=False)
 
 
 def _table(shown: Iterable[Model], provider: Provider, rates: Prices) -> Table:

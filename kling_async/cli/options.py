@@ -14,11 +14,12 @@ from dotenv import dotenv_values
 from kling_async.cli.screen import Screen
 from kling_async.client import KlingClient
 from kling_async.journal import Record
+from kling_async.paths import at_home
 from kling_async.protocol import auth, environment
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.models import DEFAULT_MODEL
-from kling_async.protocol.providers import KLING, Provider
+from kling_async.protocol.providers import Provider
 
 __all__ = ["Common", "Fields", "folder_for", "model_help"]
 
@@ -43,7 +44,7 @@ class Common:
         env = dict(os.environ)
         if self.env_file is not None:
             try:
-                with self.env_file.expanduser().open(encoding="utf-8-sig") as lines:
+                with at_home(self.env_file).open(encoding="utf-8-sig") as lines:
                     values = dotenv_values(stream=lines, interpolate=False)
             except (OSError, UnicodeDecodeError) as error:
                 what = getattr(error, "strerror", None) or "it is no UTF-8"
@@ -59,15 +60,9 @@ class Common:
 
     def where(self, *, needs_key: bool = True) -> Provider:
         """Whom `client` talks to; Kling, where nothing says and no key is needed."""
-        env = self.env()
-        if not needs_key and (named := environment.named(env, self.provider)) is not None:
-            return named
-        try:
-            return environment.choose(env, self.provider)[1]
-        except ConfigurationError:
-            if needs_key:
-                raise
-            return KLING
+        if needs_key:
+            return environment.choose(self.env(), self.provider)[1]
+        return environment.without_key(self.env(), self.provider)
 
     def is_ours(self, provider: Provider) -> Callable[[Record], bool]:
         """Whether the client of these options goes on with a task of a journal."""
@@ -147,7 +142,7 @@ def folder_for(path: Path) -> Path:
     Raises:
         RequestError: it is a file, or may not be made or written to.
     """
-    folder = path.expanduser()
+    folder = at_home(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -118,8 +118,9 @@ async def _resolve(door: SplitResult, tell: Tell) -> None:
     try:
         call = asyncio.get_running_loop().getaddrinfo(host, _port(door), type=socket.SOCK_STREAM)
         found = await _within("name", call, "check the network and its DNS")
-    except OSError as error:
-        what = f"nobody knows the name {host} ({error.strerror or error})"
+    except (OSError, UnicodeError) as error:  # the latter of a label that no name can have
+        why = getattr(error, "strerror", None) or error
+        what = f"nobody knows the name {host} ({why})"
         raise Unreachable("name", what, f"check its spelling, the network and its DNS; {_PROXY}") from error
     addresses = list(dict.fromkeys(str(each[4][0]) for each in found))
     more = f" and {len(addresses) - 1} more" if len(addresses) > 1 else ""

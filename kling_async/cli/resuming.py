@@ -11,10 +11,11 @@ import attrs
 from kling_async.batch import Earlier, Item, as_made, compare
 from kling_async.cli.progress import Running
 from kling_async.journal import FILE_NAME, Journal, Record
+from kling_async.paths import is_there
 from kling_async.protocol.errors import RequestError
 from kling_async.protocol.models import TaskStatus
 
-__all__ = ["NOTHING", "Again", "Resumption", "look_back"]
+__all__ = ["Again", "Resumption", "look_back"]
 
 _RUNS = (TaskStatus.SUBMITTED, TaskStatus.UNKNOWN, TaskStatus.PROCESSING, TaskStatus.GIVEN_UP)
 """What is polled in this run; what took too long for an earlier one is asked for once more."""
@@ -75,9 +76,21 @@ class Resumption:
         return frozenset(row.label for item, row in rows if row is not None and item.name in keys)
 
     def new(self) -> list[Item]:
-        """The items that will be submitted in this run, but for what an earlier one only began to."""
+        """The items that will be submitted in this run."""
+        return self._those("new", "changed", "to make again")
+
+    def begun(self) -> list[Item]:
+        """The items that an earlier run began to submit: looked for, and sent if they are not there."""
+        return self._those("to look up")
+
+    def in_vain(self) -> list[str]:
+        """What is to be made again, and has its video."""
+        asked = {*self.anew.keys, *self.anew.resend}
+        return [item.name for item in self._those("already there", "to download") if item.name in asked]
+
+    def _those(self, *words: str) -> list[Item]:
         rows = zip(self.items, self.earlier.rows, strict=True)
-        return [item for item, row in rows if self._word(item, row) in ("new", "changed", "to make again")]
+        return [item for item, row in rows if self._word(item, row) in words]
 
     def running(self) -> dict[str, Running]:
         """The items that run at Kling, or are only to be downloaded, by external_task_id."""
@@ -113,10 +126,10 @@ class Resumption:
             "failed",
             "that may exist",
         )
-        line = _counted(counts, (*words, "new", "changed"))
+        line = _tally(counts, (*words, "new", "changed"))
         gone = collections.Counter(_gone(row) for row in self.earlier.unlisted)
-        unlisted = _counted(gone, ("running", "made"))
-        return f"going on: {line}" + (f"; no longer listed: {unlisted}" if unlisted else "")
+        unlisted = _tally(gone, ("running", "made"))
+        return f"going on: {line}" + (f"; not asked for: {unlisted}" if unlisted else "")
 
     def _word(self, item: Item, row: Record | None) -> str:
         if row is None:
@@ -135,10 +148,6 @@ class Resumption:
         return "that may exist" if status is TaskStatus.MAY_EXIST else "failed"
 
 
-NOTHING = Resumption()
-"""There was no earlier run."""
-
-
 async def look_back(folder: Path, items: Sequence[Item], anew: Again) -> Resumption:
     """What the journal in *folder* holds of *items*. Only while no client has that journal open.
 
@@ -149,7 +158,7 @@ async def look_back(folder: Path, items: Sequence[Item], anew: Again) -> Resumpt
     _require_known([item.name for item in items], {"--again": anew.keys, "--resend": anew.resend})
     records: Sequence[Record] = ()
     path = folder / FILE_NAME
-    if path.exists():
+    if is_there(path):
         journal = await Journal.open(path, now=time.time())
         try:
             records = await journal.all()
@@ -198,5 +207,5 @@ def _gone(row: Record) -> str:
     return "running" if row.state in (*_RUNS, *_OPEN) else "ended"
 
 
-def _counted(counts: Mapping[str, int], words: Iterable[str]) -> str:
+def _tally(counts: Mapping[str, int], words: Iterable[str]) -> str:
     return ", ".join(f"{counts[word]} {word}" for word in words if counts.get(word))

@@ -1,46 +1,35 @@
 """One stream of requests from its first submit to its summary, whatever ends it."""
 
 import asyncio
-import shlex
+import copy
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from kling_async.batch import Item
+from kling_async.batch.entries import concerns_all
 from kling_async.batch.report import Report
-from kling_async.checking import charged, estimate
+from kling_async.checking import estimate
 from kling_async.cli.interrupts import INTERRUPTED
 from kling_async.cli.limits import Streak
 from kling_async.cli.options import Common
 from kling_async.cli.progress import Progress, Running
-from kling_async.cli.resuming import NOTHING, Resumption
+from kling_async.cli.resuming import Resumption
 from kling_async.cli.screen import Screen, duration, reason, task_as_dict
 from kling_async.client import KlingClient
 from kling_async.parts import file_name, is_file
 from kling_async.protocol.budget import Budget
-from kling_async.protocol.errors import (
-    AccountError,
-    AuthenticationError,
-    BudgetError,
-    ConnectError,
-    GatewayError,
-    JournalError,
-    KlingError,
-)
-from kling_async.protocol.models import Task, TaskStatus, VideoRequest
+from kling_async.protocol.errors import BudgetError, JournalError, KlingError
+from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.prices import Prices, in_units, plain
 from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
 
 __all__ = ["as_given", "completion_as_dict", "report_of", "run_stream", "tell_interruption", "tell_pick_up"]
-
-_OF_ALL = (AccountError, AuthenticationError, ConnectError, GatewayError)
-"""What mostly concerns every item alike: told once, at the end."""
 
 
 @attrs.define(eq=False)
@@ -52,26 +41,17 @@ class _Stream:
     folder: Path
     resumption: Resumption
     report: Report
-    cost: Callable[[Completion], Decimal | None]
     budget: Budget | None
     streak: Streak
     failures: list[Completion] = attrs.field(factory=list[Completion])
-    units: Decimal = Decimal(0)
-    unknown: int = 0
     beyond: int = 0
     unpriced: int = 0
-
-    def _submissions(self, items: Sequence[Item]) -> Iterator[VideoRequest | tuple[str, VideoRequest]]:
-        for item in items:
-            if self.streak.is_over:
-                return
-            yield item.submission
 
     async def run(self, kling: KlingClient, items: Sequence[Item], timeout: float) -> KlingError | None:
         """Read the stream to its end; returns what ended it early."""
         try:
             async with kling.completions(
-                self._submissions(items),
+                [item.submission for item in items],
                 timeout=timeout,
                 save_to=self.folder,
                 again=self.resumption.again,
@@ -81,6 +61,9 @@ class _Stream:
                 async for done in stream:
                     self.report.ended(done)
                     self.tell(done)
+                    self.streak.add(done)
+                    if self.streak.is_over:
+                        stream.stop()
         except KlingError as error:
             return error
         return None
@@ -98,9 +81,6 @@ class _Stream:
                 screen.result("", document)
             return
         if done.error is None:
-            cost = Decimal(0) if done.resumed else self.cost(done)
-            self.units += cost or 0
-            self.unknown += cost is None
             if done.resumed:
                 progress.saved += 1
                 progress.resumed += 1
@@ -109,67 +89,78 @@ class _Stream:
                 screen.result(f"{mark}{path}", document)
             return
         self.failures.append(done)
-        progress.failed.add(item)
+        is_failed = self._has_failed(done)
+        if is_failed:
+            progress.failed.add(item)
         if done.task.status is TaskStatus.GIVEN_UP:
             progress.running[item] = Running(done.key, done.task.task_id, time.monotonic())
         elif done.resumed:
             progress.running.pop(item, None)
         if screen.is_json:
             screen.result("", document)
-        if not done.resumed and not isinstance(done.error, _OF_ALL) and type(done.error) is not KlingError:
+        if is_failed and not done.resumed:
             screen.say(f"{'✗ ' if screen.live is not None else ''}{done.key}: {done.error.what}", "red")
 
-    def summary(self, failure: KlingError | None, total: int) -> int:
+    def _has_failed(self, done: Completion) -> bool:
+        return self.report.entries[done.index].state == "failed"
+
+    def summary(self, failure: KlingError | None) -> int:
         """Tell how it went; returns the exit code."""
-        screen, progress = self.common.screen, self.progress
-        saved = progress.saved
-        # what ended the stream, and what it kept from being submitted, is told once
-        ended = (type(failure), KlingError) if failure is not None else ()
-        told = [each for each in self.failures if type(each.error) not in ended]
-        idle = total - saved - len(told)
-        there = f" ({progress.resumed} already there)" if progress.resumed else ""
-        parts = [f"{saved} done{there}"]
-        parts += [f"{len(told)} failed"] if told else []
-        parts += [f"{idle} not submitted"] if idle else []
-        costs = [in_units(self.units)] if self.units else []
-        costs += [f"a cost unknown for {self.unknown}"] if self.unknown else []
-        cost = f"; {' and '.join(costs)}" if costs else ""
-        screen.say(f"{', '.join(parts)} in {duration(progress.elapsed)}{cost}")
-        if self.beyond and self.budget is not None and not self.streak.is_over:
-            left = plain(max(self.budget.left, Decimal(0)))
-            screen.complain(f"the budget had no room for {self.beyond}: {left} of its units are left")
-        if self.unpriced:
-            screen.complain(
-                f"{self.unpriced} left out for want of a price: see --prices and --allow-unpriced"
-            )
-        if self.streak.is_over:
-            screen.complain(f"stopped after {self.streak.count} failures in a row: see --stop-after-failures")
-        for each in told:
-            if each.error is not None:
-                screen.complain(f"  {each.key}: {reason(each.error)}")
+        screen, summary, costs = self.common.screen, self.report.summary(), self.report.costs_now()
+        there = sum(entry.resumed and entry.state == "done" for entry in self.report.entries)
+        parts = [f"{summary.done} done" + (f" ({there} already there)" if there else "")]
+        parts += [f"{summary.failed} failed"] if summary.failed else []
+        parts += [f"{summary.running} running at Kling"] if summary.running else []
+        parts += [f"{summary.not_submitted} not submitted"] if summary.not_submitted else []
+        prices = [in_units(costs.units)] if costs.units else []
+        prices += [f"a cost unknown for {costs.unknown}"] if costs.unknown else []
+        cost = f"; {' and '.join(prices)}" if prices else ""
+        screen.say(f"{', '.join(parts)} in {duration(self.progress.elapsed)}{cost}")
+        for line in self._complaints(failure):
+            screen.complain(line)
         if failure is not None:
             screen.fail(failure)
-            if isinstance(failure, _OF_ALL):
+            if concerns_all(failure):
                 screen.complain(f"what is wrong is told by: {self.common.again('doctor')}", exact=True)
-        for line in _advice(told):
-            screen.complain(line)
-        if progress.running:
+        if summary.running:
             screen.complain("Run the same command again to wait on for what runs.")
-        tell_pick_up(self.common, progress, self.resumption.unlisted(), self.folder)
+        tell_pick_up(self.common, self.progress, self.resumption.unlisted(), self.folder)
         if self.report.page is not None:
             screen.say(f"look at them: {self.report.page}")
         if screen.is_json:
             counts = {
-                "done": saved,
-                "resumed": progress.resumed,
-                "failed": len(told),
-                "not_submitted": idle,
-                "units": float(self.units),
-                "units_unknown": self.unknown,
+                "done": summary.done,
+                "resumed": there,
+                "failed": summary.failed,
+                "running": summary.running,
+                "not_submitted": summary.not_submitted,
+                "units": float(costs.units),
+                "units_unknown": costs.unknown,
                 "folder": str(self.folder),
             }
             screen.result("", {"summary": counts})
-        return 1 if told or idle else 0
+        return 0 if summary.done == summary.total else 1
+
+    def _complaints(self, failure: KlingError | None) -> Iterator[str]:
+        """Why there are not all videos, and what can be done about each; *failure* is told by itself."""
+        if self.beyond and self.budget is not None and not self.streak.is_over:
+            left = self.budget.left
+            how = f"{in_units(left)} of it left" if left >= 0 else f"it is exceeded by {plain(-left)}"
+            yield f"the budget had no room for {self.beyond}: {how}"
+        if self.unpriced:
+            yield f"{self.unpriced} left out for want of a price: see --prices and --allow-unpriced"
+        if self.streak.is_over:
+            yield f"stopped after {self.streak.most} failures in a row: see --stop-after-failures"
+        # what ended the stream, and what it kept from being submitted, is told once
+        once = (type(failure), KlingError)
+        for done in self.failures:
+            if done.error is not None and (self._has_failed(done) or type(done.error) not in once):
+                error = copy.copy(done.error)
+                error.advice = ""  # the one of its entry knows the options
+                advice = self.report.entries[done.index].advice
+                yield "; ".join(filter(None, (f"  {done.key}: {reason(error)}", advice)))
+        if any(done.task.status is TaskStatus.FAILED for done in self.failures):
+            yield "Kling deducts units at success"
 
 
 def report_of(
@@ -179,7 +170,7 @@ def report_of(
     *,
     title: str,
     screen: Screen,
-    resumption: Resumption = NOTHING,
+    resumption: Resumption | None = None,
     prices: Prices | None = None,
     budget: Budget | None = None,
 ) -> Report:
@@ -189,7 +180,7 @@ def report_of(
         items,
         title=title,
         provider=provider,
-        earlier=resumption.earlier if resumption is not NOTHING else None,
+        earlier=None if resumption is None else resumption.earlier,
         estimates=[estimate(item.request, provider, prices) for item in items],
         budget=budget,
         warn=screen.complain,
@@ -205,8 +196,7 @@ async def run_stream(
     folder: Path,
     timeout: float,
     report: Report,
-    resumption: Resumption = NOTHING,
-    prices: Prices | None = None,
+    resumption: Resumption | None = None,
     budget: Budget | None = None,
     streak: Streak | None = None,
 ) -> int:
@@ -221,15 +211,11 @@ async def run_stream(
         timeout: seconds for each task from its acknowledgement.
         report: a hook of *kling* too; written to *folder*.
         resumption: what an earlier run left.
-        prices: the user's own.
         budget: what may be spent.
-        streak: a hook of *kling* too, which says when nothing more is to be submitted.
+        streak: says when nothing more is to be submitted.
     """
-
-    def cost(done: Completion) -> Decimal | None:
-        return charged(done.task.units, done.request, kling.provider, prices)
-
-    stream = _Stream(common, progress, folder, resumption, report, cost, budget, streak or Streak(0))
+    resumption = resumption or Resumption()
+    stream = _Stream(common, progress, folder, resumption, report, budget, streak or Streak(0))
     progress.running |= resumption.running()
     progress.unlisted = frozenset(row.external_task_id for row in resumption.earlier.unlisted)
     async with report.kept(), kling:
@@ -240,7 +226,7 @@ async def run_stream(
                 return await tell_interruption(common, progress, kling, folder)
     if isinstance(failure, JournalError) and not progress.saved and not stream.failures:
         return common.screen.fail(failure)
-    return stream.summary(failure, len(items))
+    return stream.summary(failure)
 
 
 async def tell_interruption(common: Common, progress: Progress, kling: KlingClient, to: Path) -> int:
@@ -304,21 +290,3 @@ def completion_as_dict(
         "token": None if error is None else error.token,
         **task_as_dict(task),
     }
-
-
-def _advice(failures: Sequence[Completion]) -> Iterator[str]:
-    """What can be done about each sort of failure."""
-    if any(each.task.status is TaskStatus.FAILED for each in failures):
-        yield "Kling deducts units at success; with --retry-failed the same command makes them again"
-    for each in failures:
-        key = shlex.quote(each.key)
-        match each.task.status:
-            case TaskStatus.MAY_EXIST:
-                yield (
-                    f"{each.key} may exist and be paid: look at the provider; "
-                    f"if it is not there, run again with --resend {key}"
-                )
-            case TaskStatus.LOST | TaskStatus.GIVEN_UP:
-                yield f"{each.key} may be paid: --again {key} makes it again, and may pay again"
-            case _:
-                pass

@@ -5,9 +5,10 @@ import copy
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.live import Live
@@ -27,7 +28,7 @@ from kling_async.protocol.models import Task, TaskStatus
 
 __all__ = ["Screen", "duration", "printable", "reason", "task_as_dict"]
 
-_MOST_PROBLEMS = 20
+_MOST_PROBLEMS = 100
 """Lines of problems that are told; a manifest with a wrong header could have thousands."""
 
 
@@ -74,8 +75,12 @@ class Screen:
 
     def result(self, value: str, document: dict[str, Any] | None = None) -> None:
         """One result: *value* for people and pipes, *document* for programs."""
-        line = json.dumps(document, ensure_ascii=False) if self.is_json else printable(value)
-        if self.live is not None and sys.stdout.isatty():
+        is_terminal = _is_terminal()
+        line = json.dumps(document, ensure_ascii=False) if self.is_json else value
+        if is_terminal and not self.is_json:
+            line = printable(line)
+        line = _HALVES.sub("\N{REPLACEMENT CHARACTER}", line)  # a pipe gets names as far as it can
+        if self.live is not None and is_terminal:
             self.console.print(Text(line), soft_wrap=True)  # above what is drawn
             return
         try:
@@ -142,11 +147,22 @@ def _cells(task: Task) -> dict[str, str]:
     }
 
 
+_STEERS: Final = re.compile(
+    r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb]"
+)
+"""Control characters but for the tab, separators of lines, what turns the direction of writing, and no text.
+What joins or divides letters stays: it is a part of names."""
+_HALVES: Final = re.compile(r"[\ud800-\udfff]")
+
+
+def _is_terminal() -> bool:
+    """Whether results go to a terminal; there may be no stdout at all."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 def printable(text: str) -> str:
     """*text* without what would steer the terminal: it may come from a file's name or from a server."""
-    return "".join(
-        char if char.isprintable() or char == "\t" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
+    return _STEERS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _complaint(error: KlingError, *, ended: bool) -> list[str]:

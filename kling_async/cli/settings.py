@@ -48,9 +48,9 @@ def read_settings(common: Common, tell: Tell) -> Settings | None:
     try:
         credentials, provider = choose(env, common.provider)
     except ConfigurationError as error:
-        for name in filter(env.get, _KEYS):
+        for name in filter(env.__contains__, _KEYS):
             length = len(env[name].strip(AROUND))
-            tell(Line("key", f"{name} is set, {length or 'no'} characters long"))
+            tell(Line("key", f"{name} is set, {length} characters long" if length else f"{name} is empty"))
         if env.get("KLING_PROVIDER"):
             tell(Line("provider", f"KLING_PROVIDER={env['KLING_PROVIDER']}"))
         if is_http_url(url := env.get("KLING_BASE_URL", "")):

@@ -15,6 +15,7 @@ from kling_async.cli.running import tell_interruption
 from kling_async.cli.screen import task_as_dict
 from kling_async.client import KlingClient
 from kling_async.parts import is_file
+from kling_async.paths import at_home
 from kling_async.protocol import auth
 from kling_async.protocol.errors import ConfigurationError, NotFoundError, RequestError
 from kling_async.protocol.identity import Token
@@ -86,7 +87,7 @@ def download(
         id: its task_id, its external_task_id where the provider looks those up, or its token.
         out: the file if it ends in .mp4, else a folder. Nothing is overwritten.
     """
-    target = out.expanduser()
+    target = at_home(out)
     if is_file(target) and target.exists():
         raise RequestError(f"{target} exists and is not overwritten", advice="choose another name")
     folder_for(target.parent if is_file(target) else target)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from kling_async.extras import install
 from kling_async.instrumentation import (
     Ambiguous,
     Checked,
@@ -26,7 +27,7 @@ from kling_async.protocol.providers import Provider
 try:
     from opentelemetry import metrics, trace
 except ImportError as error:
-    what = "kling_async.integrations.otel needs opentelemetry-api: python -m pip install 'kling-async[otel]'"
+    what = f"kling_async.integrations.otel needs opentelemetry-api: {install('otel')}"
     raise ImportError(what, name=error.name) from error
 
 __all__ = ["OpenTelemetry"]

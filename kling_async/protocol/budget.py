@@ -3,11 +3,15 @@
 import itertools
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
+from typing import Final
 
 from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.prices import Prices, plain
 
 __all__ = ["Budget"]
+
+MOST: Final = Decimal(1_000_000_000)
+"""No budget is larger: what is, is a slip."""
 
 
 class Budget:
@@ -20,7 +24,8 @@ class Budget:
 
     What an earlier run paid, has in flight or only began does not count, nor what somebody else has in flight
     under the same key: the client brings that to its end whatever the budget says. Tell it with *spent*;
-    ``kling-async batch --budget`` does so with all that its folder's journal holds.
+    ``kling-async batch --budget`` does so with all that its folder's journal holds. Streams that share one
+    run in one event loop: like everything of the client's it is for one thread.
 
     Args:
         units: the limit, at least 0: in Kling's units; at a gateway, in whatever *prices* are in.
@@ -29,7 +34,7 @@ class Budget:
         spent: what is spent already.
 
     Raises:
-        ConfigurationError: *units* or *spent* is no number, or below 0.
+        ConfigurationError: *units* or *spent* is no number, below 0, or above a billion.
     """
 
     def __init__(
@@ -47,7 +52,6 @@ class Budget:
         self._held: dict[int, Decimal] = {}
         self._numbers = itertools.count()
         self._waiting: list[Callable[[], None]] = []
-        self._is_closed = False
 
     def __repr__(self) -> str:
         """The figures."""
@@ -71,11 +75,11 @@ class Budget:
 
     def fits(self, units: Decimal) -> bool:
         """Whether *units* more may be reserved now."""
-        return units <= self.left and not self._is_closed
+        return units <= self.left
 
     def may_fit(self, units: Decimal) -> bool:
         """Whether *units* more fit if all that is in flight should cost nothing."""
-        return units <= self.limit - self._spent and not self._is_closed
+        return units <= self.limit - self._spent
 
     def reserve(self, units: Decimal) -> int:
         """A task is about to be submitted, and is thought to cost *units*; returns what settles it."""
@@ -92,21 +96,13 @@ class Budget:
         if estimate is None:
             return
         self._spent += estimate if units is None else units
-        self._wake()
-
-    def close(self) -> None:
-        """Nothing fits any more, and who waits is told so; what is reserved goes on."""
-        self._is_closed = True
-        self._wake()
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
 
     def on_settled(self, wake: Callable[[], None]) -> None:
         """Call *wake* once, when something in flight has ended."""
         self._waiting.append(wake)
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for wake in waiting:
-            wake()
 
 
 def _amount(units: Decimal | float | str) -> Decimal:
@@ -114,6 +110,6 @@ def _amount(units: Decimal | float | str) -> Decimal:
         amount = Decimal(str(units))
     except InvalidOperation:
         amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
-        raise ConfigurationError(f"a budget is a number of units from 0, not {units!r}")
+    if not amount.is_finite() or not 0 <= amount <= MOST:
+        raise ConfigurationError(f"a budget is a number of units from 0 to {plain(MOST)}, not {units!r}")
     return amount

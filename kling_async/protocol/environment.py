@@ -7,9 +7,9 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 
 from kling_async.protocol.auth import AROUND, AccessKey, APIKey, Credentials
 from kling_async.protocol.errors import ConfigurationError
-from kling_async.protocol.providers import PROVIDERS, Provider, new_api
+from kling_async.protocol.providers import KLING, PROVIDERS, Provider, new_api
 
-__all__ = ["ACCESS", "SECRET", "at_host", "choose", "named", "proxy_for", "variables"]
+__all__ = ["ACCESS", "SECRET", "at_host", "choose", "named", "proxy_for", "variables", "without_key"]
 
 ACCESS: Final = ("KLING_ACCESS_KEY", "KLINGAI_ACCESS_KEY")
 SECRET: Final = ("KLING_SECRET_KEY", "KLINGAI_SECRET_KEY")
@@ -35,6 +35,21 @@ def choose(env: Mapping[str, str], provider: str | None = None) -> tuple[Credent
     credentials, chosen = _only(env)
     base_url = env.get("KLING_BASE_URL", "").strip(AROUND)
     return credentials, chosen.at(base_url) if base_url else chosen
+
+
+def without_key(env: Mapping[str, str], provider: str | None = None) -> Provider:
+    """The provider that `choose` names, where no key is set as well: Kling, if nothing says otherwise.
+
+    Raises:
+        ConfigurationError: see `choose`; that there is no key is no error.
+    """
+    if (chosen := named(env, provider)) is not None:
+        return chosen
+    keys = [*ACCESS, *SECRET, *(name for one in PROVIDERS.values() for name in one.env)]
+    if _first(env, tuple(keys)):
+        return choose(env, provider)[1]
+    base_url = env.get("KLING_BASE_URL", "").strip(AROUND)
+    return KLING.at(base_url) if base_url else KLING
 
 
 def named(env: Mapping[str, str], provider: str | None = None) -> Provider | None:

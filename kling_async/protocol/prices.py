@@ -92,6 +92,8 @@ class Prices:
             ConfigurationError: a word that is not among those above, or a rate that is no number from 0 to
                 1,000,000; the place is named.
         """
+        if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - it is read from files
+            raise ConfigurationError(f"{source or 'the price table'} is no table", advice=_SHAPE)
         rates = {
             (endpoint, model, heard, mode): _rate(rate, f"{model}.{heard}.{mode}", source)
             for model, by_heard in data.items()

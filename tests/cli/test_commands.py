@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,15 @@ def test_nothing_is_submitted_when_something_is_wrong(here: Any, pictures: Path,
     assert not Path("out").exists()
 
 
-def test_problems_beyond_twenty_are_counted(here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_problems_beyond_a_hundred_are_counted(here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A manifest that is wrong in every line does not flood the terminal."""
     monkeypatch.chdir(tmp_path)
-    Path("m.jsonl").write_text("{}\n" * 30)
+    Path("m.jsonl").write_text("{}\n" * 130)
     code, _, err = here("batch", "--yes", "m.jsonl", "-o", "out")
     told = err.splitlines()
     assert code == 2
-    assert len(told) == 22
-    assert told[20].startswith("and ")
+    assert len(told) == 102
+    assert told[100].startswith("and ")
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,12 @@ def test_problems_beyond_twenty_are_counted(here: Any, tmp_path: Path, monkeypat
     [
         (["batch", "--yes", "nowhere", "-o", "out"], "no such file or folder: nowhere"),
         (["batch", "in"], "--out requires"),
+        (["batch", "~nobody-here/in", "-o", "out", "--yes"], "no such file or folder: ~nobody-here"),
+        (
+            ["batch", "in", "-o", "x" * 300, "--prompt", "x", "--yes"],
+            "cannot be a folder: File name too long",
+        ),
+        (["batch", "in", "-o", "out", "--prompt", "x", "--prices", "~nobody-here/p"], "cannot be read"),
         (["batch", "--yes", "in", "-o", "in/a.png", "--prompt", "x"], "in/a.png cannot be a folder"),
         (
             ["batch", "--yes", "in", "-o", "out", "--prompt", "x", "--max-in-flight", "0"],
@@ -113,6 +120,7 @@ def test_batch_to_its_end(here: Any, pictures: Path, simulator: Simulator, monke
         "done": 1,
         "resumed": 0,
         "failed": 2,
+        "running": 0,
         "not_submitted": 0,
         "units": 3.0,
         "units_unknown": 0,
@@ -178,7 +186,59 @@ def test_batch_with_a_wrong_key(
     code, out, err = here("batch", "--yes", "in", "-o", "out", "--prompt", "x")
     assert (code, out) == (1, "")
     assert err.count("Authorization is invalid") == 1
-    assert "0 done, 3 not submitted" in err
+    assert "0 done, 3 not submitted in " in err
+    assert not_submitted(3)
+
+
+def not_submitted(count: int) -> bool:
+    """Whether ``report.json`` says of all *count* items that they were not submitted."""
+    report = json.loads(Path("out", "report.json").read_bytes())
+    assert {each["word"] for each in report["items"]} == {"not submitted"}
+    return report["totals"]["items"] == report["totals"]["not_submitted"] == count
+
+
+def test_batch_without_a_server(here: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where nobody answers nothing was refused: the terminal, --json and the report say so alike."""
+    monkeypatch.setenv("KLING_BASE_URL", "http://127.0.0.1:9")
+    code, out, err = here("batch", "--yes", "in", "-o", "out", "--prompt", "x", "--json")
+    assert code == 1
+    summary = json.loads(out.splitlines()[-1])["summary"]
+    assert (summary["failed"], summary["not_submitted"]) == (0, 3)
+    assert "0 done, 3 not submitted in " in err
+    assert "kling-async doctor" in err
+    assert not_submitted(3)
+
+
+def test_figures_agree(here: Any, pictures: Path, simulator: Simulator):
+    """What a run cost or may have cost is the same on the terminal, in both documents and on the page."""
+    simulator.seconds = 3600.0
+    rows = [{"image": f"in/{name}.png", "prompt": "x"} for name in "abc"]
+    rows[2] |= {"model_name": "kling-v1-6"}  # whose price is in no table
+    Path("m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    run = ("--budget", "9", "--allow-unpriced", "--timeout", "0.1", "--json")
+    code, out, err = here("batch", "--yes", "m.jsonl", "-o", "out", *run)
+    assert code == 1
+    assert re.search("0 done, 3 failed in .*; 3 units and a cost unknown for 1\n", err)
+    summary = json.loads(out.splitlines()[-1])["summary"]
+    assert (summary["failed"], summary["units"], summary["units_unknown"]) == (3, 3.0, 1)
+    totals = json.loads(Path("out", "report.json").read_bytes())["totals"]
+    assert (totals["failed"], totals["units"], totals["units_unknown"]) == (3, 3.0, 1)
+    assert totals["budget_spent"] == 3.0
+    assert "3<small> of 9, and unknown for 1</small>" in Path("out", "index.html").read_text("utf-8")
+
+
+def test_remedies(here: Any, pictures: Path, simulator: Simulator):
+    """Each failure is told once, with what the page advises for it."""
+    rows = [
+        {"key": "a cat", "image": "in/a.png", "prompt": "x [fail]"},
+        {"key": "b", "image": "in/b.png", "prompt": "x [policy]"},
+    ]
+    Path("m.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    _, _, err = here("batch", "--yes", "m.jsonl", "-o", "out")
+    advice = [each["advice"] for each in json.loads(Path("out", "report.json").read_bytes())["items"]]
+    ends = [line for line in err.splitlines() if line.startswith("  ")]
+    assert [line.endswith(f"; {what}") for line, what in zip(sorted(ends), advice, strict=True)] == [True] * 2
+    assert ends[0].count("--retry-failed") + ends[1].count("--retry-failed") == 1
 
 
 def test_late_tasks_are_told_with_their_command(here: Any, pictures: Path, simulator: Simulator):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import signal
@@ -177,6 +178,13 @@ def test_a_name_nobody_knows(doctor: Doctor):
     assert "HTTPS_PROXY" in line(out, "name")
 
 
+def test_a_name_that_no_host_can_have(doctor: Doctor):
+    """A label too long for any name is told as a name that nobody knows."""
+    code, out = doctor(KLING_API_KEY=KEY, KLING_BASE_URL=f"https://{'a' * 70}.com")
+    assert code == 1
+    assert "nobody knows the name aaaa" in line(out, "name")
+
+
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
@@ -286,6 +294,27 @@ def test_no_key(doctor: Doctor):
     assert code == 2
     assert "KLING_API_KEY" in line(out, "settings")
     assert "versions" in out
+
+
+def test_an_empty_key(doctor: Doctor):
+    """A variable that is there and empty is the fact one looks for."""
+    code, out = doctor(KLING_API_KEY="")
+    assert code == 2
+    assert line(out, "key").endswith("KLING_API_KEY is empty")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="handles are not closed so there")
+def test_without_a_stdout(bare_command: Any):
+    """Where there is no stdout at all, it ends as it does with one."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kling_async", "doctor"],
+        env=bare_command.env,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: os.close(1),
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (2, False)
 
 
 def test_contradictory_keys(doctor: Doctor):

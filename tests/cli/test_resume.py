@@ -48,15 +48,31 @@ def test_a_timed_out_batch_waits_on(here: Any, pictures: Path, simulator: Simula
     code, out, err = here(*BATCH, "--timeout", "0.1")
     assert (code, out) == (1, "")
     assert "0 done, 3 failed" in err
-    assert "Run the same command again" in err
+    assert err.count("run the batch again: it goes on from here") == 3
     code, out, err = here(*BATCH)
     assert (code, len(simulator.ledger.made)) == (0, 3)
     assert "going on: 3 running" in err
     assert videos() == ["a.mp4", "b.mp4", "c.mp4"]
 
 
+def test_what_runs_on_is_told_apart(here: Any, pictures: Path, simulator: Simulator):
+    """What an earlier run submitted and this one, which the account ends, never came to runs on."""
+    rows = [{"image": f"in/{name}.png", "prompt": "x"} for name in "bca"]
+    rows[2]["model_name"] = "kling-v3"
+    simulator.seconds = 3600.0
+    run = ("batch", "--yes", "m.jsonl", "-o", "out", "--timeout", "0.1")
+    manifest(rows[2])
+    here(*run)
+    manifest(*rows)
+    simulator.account_code = 1102
+    code, _, err = here(*run, "--max-in-flight", "1")
+    assert (code, len(simulator.ledger.made)) == (1, 1)
+    assert "0 done, 1 running at Kling, 2 not submitted in " in err
+    assert "Run the same command again to wait on for what runs." in err
+
+
 def test_an_edited_manifest(here: Any, pictures: Path, simulator: Simulator):
-    """What is new or changed is made, what is no longer listed is told, what is the same stays."""
+    """What is new or changed is made, what is not asked for is told, what is the same stays."""
     (pictures / "d.png").write_bytes((pictures / "a.png").read_bytes()[:-12] + b"d" * 12)
     manifest(*({"key": name, "image": f"in/{name}.png", "prompt": "x"} for name in "abc"))
     here("batch", "--yes", "m.jsonl", "-o", "out")
@@ -67,7 +83,7 @@ def test_an_edited_manifest(here: Any, pictures: Path, simulator: Simulator):
     )
     code, _, err = here("batch", "--yes", "m.jsonl", "-o", "out")
     assert (code, len(simulator.ledger.made)) == (0, 5)
-    assert err.splitlines()[0] == "going on: 1 already there, 1 new, 1 changed; no longer listed: 2 made"
+    assert err.splitlines()[0] == "going on: 1 already there, 1 new, 1 changed; not asked for: 2 made"
     assert videos() == ["a.mp4", "b-2.mp4", "b.mp4", "c.mp4", "d.mp4"]
 
 
@@ -82,7 +98,7 @@ def test_what_is_unlisted_and_runs_is_told(here: Any, pictures: Path, simulator:
     gone = next(made for made in simulator.ledger.made if made.body["prompt"] == "c")
     code, _, err = here(*run)
     assert code == 1
-    assert "going on: 2 running; no longer listed: 1 running" in err
+    assert "going on: 2 running; not asked for: 1 running" in err
     assert f"  kling-async download {gone.task_id} -o out/c.mp4" in err
 
 
@@ -117,7 +133,7 @@ def test_failed_items_are_made_again_when_asked(here: Any, pictures: Path, simul
     run = ("batch", "--yes", "m.jsonl", "-o", "out")
     code, _, err = here(*run)
     assert code == 1
-    assert "with --retry-failed" in err
+    assert "--retry-failed makes it again" in err
     code, _, err = here(*run)
     assert (code, len(simulator.ledger.made)) == (1, 2)
     assert "going on: 2 failed" in err
@@ -156,7 +172,8 @@ class TestWithoutLookUp:
         code, _, err = here(*run)
         told = " ".join(err.split())
         assert (code, simulator.ledger.made) == (1, [])
-        assert "a may exist and be paid" in told
+        assert "  a: no whole reply from" in err
+        assert "a task may exist and be paid; look at the provider" in told
         assert "run again with --resend a" in told
         code, _, err = here(*run, "--retry-failed", "--again", "a")
         assert (code, simulator.ledger.made) == (1, [])

@@ -53,6 +53,8 @@ EVIL = (
     "{{ 7 * 7 }}{% raw %}",
     "http://evil.example/x.mp4",
     "..%2f..%2fetc",
+    "rtl \u202egpj.exe",
+    "a" + "\u0310\u0353" * 40 + " tower of marks",
 )
 """What nobody calls a video, and what would show at once if it were taken for more than text."""
 
