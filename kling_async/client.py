@@ -102,15 +102,9 @@ class KlingClient:
         clock: WallClock = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        for name, value in (("max_in_flight", max_in_flight), ("max_uploads", max_uploads)):
-            if value is not None and value < 1:
-                raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
-        if check not in ("warn", "error"):
-            raise ConfigurationError(f"check must be warn or error, not {check!r}")
+        _require_options(max_in_flight, max_uploads, check, callback_url)
         if isinstance(credentials, auth.AccessKey) and not provider.takes_access_key:
             raise ConfigurationError(f"{provider.name} takes an API key, not an access key and secret")
-        if callback_url is not None and not callable(callback_url) and not is_http_url(callback_url):
-            raise ConfigurationError("callback_url must be text that is an http(s) URL, or a function")
         # Here and not above: the engine, its journal and its downloads are most of what there is to import,
         # and nobody waits for them who has made no client yet.
         from kling_async.engine import Options
@@ -480,3 +474,15 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 def _path(to: str | Path) -> Path:
     return at_home(to)
+
+
+def _require_options(
+    max_in_flight: int | None, max_uploads: int, check: str, callback_url: CallbackURL | None
+) -> None:
+    for name, value in (("max_in_flight", max_in_flight), ("max_uploads", max_uploads)):
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{name} must be at least 1, not {value!r}")
+    if check not in ("warn", "error"):
+        raise ConfigurationError(f"check must be warn or error, not {check!r}")
+    if callback_url is not None and not callable(callback_url) and not is_http_url(callback_url):
+        raise ConfigurationError("callback_url must be text that is an http(s) URL, or a function")

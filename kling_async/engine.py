@@ -116,16 +116,22 @@ class Engine:
             look_up=self.submission.look_up,
             signed=api.provider.signs_callbacks,
         )
+        self.intake = self._intake(issuer)
+        self._read = self._retrying(api.task)
+        self._page = self._retrying(api.page)
+        self._packs = self._retrying(api.packs)
+
+    def _intake(self, issuer: identity.Issuer) -> Intake:
         preparation = Preparation(
             self.register,
-            provider=api.provider,
+            provider=self.api.provider,
             issuer=issuer,
             crew=self.crew,
             books=self.books,
-            callback_url=options.callback_url,
-            check=options.check,
+            callback_url=self._options.callback_url,
+            check=self._options.check,
         )
-        self.intake = Intake(
+        return Intake(
             self.register,
             preparation=preparation,
             issuer=issuer,
@@ -136,9 +142,6 @@ class Engine:
             keeper=self,
             publish=self._publish,
         )
-        self._read = self._retrying(api.task)
-        self._page = self._retrying(api.page)
-        self._packs = self._retrying(api.packs)
 
     def _submission(self) -> Submission:
         options = self._options
