@@ -18,38 +18,29 @@ from kling_async.protocol.providers import PROVIDERS, new_api
 from kling_async.simulator import FAULTS
 
 _CODES = {
-    1000: ("the credential was not accepted", "check the key, and that it is this provider's"),
-    1001: ("there was no credential", "give the key: `kling-async doctor` tells which is read"),
-    1002: (
-        "the credential cannot be read, or is not for this endpoint",
-        "copy the key anew; where only an API key is taken, make one in place of the access key",
-    ),
-    1003: ("the signature is not valid yet: the clock is fast", "set this machine's clock"),
-    1004: ("the signature is no longer valid: the clock is slow", "set this machine's clock"),
-    1100: ("something is wrong with the account", "look at the account's settings in Kling's console"),
-    1101: ("the account is in arrears", "top up"),
-    1102: (
-        "the resource pack is used up or over, or the balance is empty",
-        "buy a pack for videos; one for pictures does not pay for them",
-    ),
-    1103: ("the account may not use this model or endpoint", "ask Kling for it, or take another model"),
-    1304: (
-        "this machine's address is not on the allow-list",
-        "have it put on the list, or ask Kling's support",
-    ),
-    1200: ("a field is missing or wrong", ""),
-    1201: ("a field's value is wrong; the text says which", ""),
-    1202: ("the method is wrong", "check the base URL"),
-    1203: ("there is no such thing, a model for example", "check `model_name`"),
-    1300: ("refused by the platform's policy", ""),
-    1301: ("refused for its content", ""),
-    1302: ("too many requests", ""),
-    1303: ("too many tasks in parallel", ""),
-    5000: ("an error inside Kling", ""),
-    5001: ("Kling is not available for the moment", ""),
-    5002: ("Kling took too long inside", ""),
+    1000: "the credential was not accepted",
+    1001: "there was no credential",
+    1002: "the credential cannot be read, or is not for this endpoint",
+    1003: "the signature is not valid yet: the clock is fast",
+    1004: "the signature is no longer valid: the clock is slow",
+    1100: "something is wrong with the account",
+    1101: "the account is in arrears",
+    1102: "the resource pack is used up or over, or the balance is empty",
+    1103: "the account may not use this model or endpoint",
+    1304: "this machine's address is not on the allow-list",
+    1200: "a field is missing or wrong",
+    1201: "a field's value is wrong; the text says which",
+    1202: "the method is wrong",
+    1203: "there is no such thing, a model for example",
+    1300: "refused by the platform's policy",
+    1301: "refused for its content",
+    1302: "too many requests",
+    1303: "too many tasks in parallel",
+    5000: "an error inside Kling",
+    5001: "Kling is not available for the moment",
+    5002: "Kling took too long inside",
 }
-"""What Kling means, and what to do where its error's advice is for several codes (API reference, errors)."""
+"""What Kling means (API reference, errors)."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -86,8 +77,8 @@ def codes() -> str:
     return table(
         ["code", "means", "error", "what to do"],
         (
-            [str(code), means, f"`{type(error).__name__}`", advice or error.advice]
-            for code, (means, advice) in _CODES.items()
+            [str(code), means, f"`{type(error).__name__}`", error.advice]
+            for code, means in _CODES.items()
             for error in [tree.api_error(code, "", http_status=400)]
         ),
     )

@@ -280,7 +280,7 @@ class APIError(KlingError):
 class AuthenticationError(APIError):
     """The credential was refused: codes 1000 to 1004."""
 
-    advice = "check the key, and this machine's clock for 1003 and 1004"
+    advice = "check the key"
 
 
 class AccountError(APIError):
@@ -437,6 +437,23 @@ def _class_of(code: int, message: str, http_status: int) -> type[APIError]:
     return ServerError if failed else APIError
 
 
+_ADVICE = {
+    1000: "check the key, and that it is this provider's",
+    1001: "give the key: kling-async doctor tells which is read",
+    1002: "check the key: copy it anew, and where only an API key is taken, make one",
+    1003: "set this machine's clock, which is fast",
+    1004: "set this machine's clock, which is slow",
+    1100: "see to the account in Kling's console",
+    1101: "see to the account: top up",
+    1102: "see to the account: buy a pack for videos; one for pictures does not pay for them",
+    1103: "see to the account: ask Kling for this model or endpoint, or take another",
+    1304: "see to the account: have this machine's address put on the allow-list",
+    1202: "check the base URL",
+    1203: "check model_name",
+}
+"""What to do about a code whose error has others with other cures (API reference, errors)."""
+
+
 def api_error(
     code: int,
     message: str,
@@ -455,6 +472,7 @@ def api_error(
         http_status=http_status,
         request_id=request_id,
         retry_after=retry_after,
+        advice=_ADVICE.get(code, kind.advice),
     )
 
 

@@ -112,7 +112,7 @@ def test_what_a_gateway_would_drop_is_refused(face: Any):
 
     with pytest.raises(UnsupportedError) as caught:
         asyncio.run(main())
-        assert [problem.field for problem in caught.value.problems][:2] == ["element_list", "voice_list"]
+    assert [problem.field for problem in caught.value.problems][:2] == ["element_list", "voice_list"]
     assert simulator.ledger.requests == {}
 
 
