@@ -1,8 +1,9 @@
 """Many requests at work: a feeder takes them one by one as slots are free; what ends waits to be read."""
 
 import asyncio
+import collections
 import heapq
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sized
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +12,7 @@ import attrs
 
 from kling_async.checking import estimate, spent
 from kling_async.engine import Engine
-from kling_async.flight import Flight, Names, SlotKey
+from kling_async.flight import Flight, Names, SlotKey, withdrawn
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import (
     BudgetError,
@@ -71,6 +72,7 @@ class Stream:
         taken: how many were taken.
         given: how many completions were handed out.
         fed: whether no more will be taken.
+        stopped: whether nothing new is submitted any more.
         closed: whether nobody reads any more.
         failure: what ended it early.
         names: what requests without a key are called.
@@ -97,6 +99,7 @@ class Stream:
     taken: int = 0
     given: int = 0
     fed: bool = False
+    stopped: bool = False
     closed: bool = False
     failure: BaseException | None = None
     names: Names = attrs.field(factory=Names)
@@ -123,7 +126,7 @@ class Stream:
     @property
     def exhausted(self) -> bool:
         """Whether every request was taken and every completion handed out."""
-        return self.fed and self.given == self.taken
+        return (self.fed or self._is_last()) and self.given == self.taken
 
     def close(self) -> None:
         """Take no more requests; tasks go on."""
@@ -139,15 +142,28 @@ class Stream:
         if self.feeder is not None:
             self.feeder.cancel()
         self.fed = True
-        for flight in tuple(self.waiting):
-            self.engine.intake.stop_waiting(flight)
+        for flight in self._only_ours():
+            if flight in self.waiting:
+                self.engine.intake.stop_waiting(flight)
 
     def stop(self) -> None:
         """Submit nothing more; see `Completions.stop`."""
-        self.stop_feeding()
-        for flight in tuple(self.unsent):
-            if flight.listeners is not None and len(flight.listeners) == 1:  # nobody else wants the same
-                self.engine.intake.withdraw(flight)
+        if self.stopped:
+            return
+        self.stopped = True
+        if not isinstance(self.requests, list | tuple):
+            self.stop_feeding()
+        for flight in self._only_ours():
+            if flight in self.waiting:
+                self.engine.intake.stop_waiting(flight)
+            is_checked = flight.prepared is not None  # else it may be an earlier run's, and is there
+            if not (is_checked and self.engine.intake.withdraw(flight)):
+                flight.stopped = True
+
+    def _only_ours(self) -> list[Flight]:
+        """What Kling has not acknowledged, and nobody wants but this stream."""
+        wanted = collections.Counter(flight.same or flight for flight in self.unsent)
+        return [flight for flight, ours in wanted.items() if len(flight.listeners or ()) == ours]
 
     # The feeder's side
 
@@ -160,11 +176,13 @@ class Stream:
                 self.save_to, again=self.again, by_content=True, namespace=self.namespace
             )
             take = _taker(self.requests)
-            while not (self.fed or self._is_last()):
+            while not self.fed:
                 await self._room(slot_key)
                 try:
                     key, request = _pair(await take())
                 except StopAsyncIteration:
+                    break
+                if self.fed:  # stopped by what gave the request
                     break
                 in_line = await self._submit(key, request)
                 slot_key = (request.endpoint, request.model_name) if in_line else None
@@ -177,12 +195,12 @@ class Stream:
             self.news.set()
 
     def _is_last(self) -> bool:
-        """Whether every request is known to be taken: then no slot is waited for to learn it."""
-        return isinstance(self.requests, Sized) and self.taken >= len(self.requests)
+        """Whether every request is known to be taken: then nobody waits for a slot to learn it."""
+        return isinstance(self.requests, list | tuple) and self.taken >= len(self.requests)
 
     def cut_off(self) -> None:
         """Nothing feeds this stream any more; if nobody told it to stop, the client was closed under it."""
-        if not self.fed:
+        if not (self.fed or self._is_last()):
             what = "the client was closed before the requests were at their end"
             self.failure = self.engine.crew.bug_or(KlingError(what))
             self.fed = True
@@ -193,7 +211,7 @@ class Stream:
         while self.taken - self.given >= max(2 * self.engine.submission.lines.limit, LEAST_BOUND):
             self.room.clear()
             await self.room.wait()
-        if slot_key is not None:
+        if slot_key is not None and not self.stopped:
             await self.engine.submission.lines.room(slot_key)
 
     async def _submit(self, key: str | None, request: VideoRequest) -> bool:
@@ -209,7 +227,7 @@ class Stream:
         flight.label = item.key
         flight.listen(self._listener(item))  # hears every end, also that of the check
         self.unsent.add(flight)
-        admit = None if self.budget is None else self._admit
+        admit = _refuse if self.stopped else None if self.budget is None else self._admit
         await self.engine.intake.check_quietly(flight, self.recording, admit)
         return flight.same is None and not flight.resumed
 
@@ -241,7 +259,8 @@ class Stream:
 
     def _account(self, flight: Flight) -> None:
         """Tell the budget what *flight* cost, if it was reserved here and is over."""
-        if self.budget is None or not (flight.done or flight.same is not None):
+        is_ours = flight.same is None or flight.pays
+        if self.budget is None or (is_ours and not flight.done):
             return
         self.waiting.discard(flight)
         number = self.reserved.pop(flight, None)
@@ -250,7 +269,7 @@ class Stream:
         request, task = flight.request, flight.task
         assert request is not None  # it came from a stream
         cost: Decimal | None = Decimal(0)
-        if flight.same is None:  # else it is somebody else's, who accounts for it
+        if is_ours:  # else it is somebody else's, who accounts for it
             cost = spent(task.status, task.units, request, self.engine.api.provider, self.budget.prices)
         self.budget.settle(number, cost)
 
@@ -342,6 +361,11 @@ class Stream:
                 what = f"no video within {self.timeout:g} s of its acknowledgement"
                 self._end(item, flight.waited(what))
         self._set_timer()
+
+
+def _refuse(_: Flight) -> "asyncio.Future[None] | None":
+    """Asked of what is new to a stream that was stopped."""
+    raise withdrawn()
 
 
 def _pair(item: Any) -> tuple[str | None, VideoRequest]:

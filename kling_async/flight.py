@@ -17,7 +17,7 @@ from kling_async.protocol.identity import Issuer
 from kling_async.protocol.lifecycle import STATES, is_terminal
 from kling_async.protocol.models import Task, TaskStatus, VideoRequest
 
-__all__ = ["Flight", "Keeper", "Names", "SlotKey", "default_name"]
+__all__ = ["Flight", "Keeper", "Names", "SlotKey", "default_name", "withdrawn"]
 
 SlotKey = tuple[str, str]
 """Endpoint and model: what one concurrency limit of the account counts."""
@@ -56,6 +56,8 @@ class Flight:
         due: when it is polled next, seconds of the loop's clock; the schedule's.
         same: the flight that was there before for the same key and request; this one only shows it.
         waits: goes back in line when Kling has no slot for it; else that refuses it.
+        pays: what it shows is sent by its own leave.
+        stopped: is not sent again; what its POST leads to is its end.
         in_line: waits for a slot, and can still be withdrawn.
         holds_slot: occupies a slot.
         listeners: told of every change; None while nobody listens.
@@ -89,6 +91,8 @@ class Flight:
     due: float | None = None
     same: "Flight | None" = None
     waits: bool = True
+    pays: bool = False
+    stopped: bool = False
     in_line: bool = False
     holds_slot: bool = False
     listeners: list[Callable[["Flight"], None]] | None = None
@@ -215,6 +219,11 @@ def default_name(request: VideoRequest) -> str:
             if stem and not str(source).startswith(("data:", "/9j/", "iVBORw0KGgo")):
                 return stem
     return "video"
+
+
+def withdrawn() -> KlingError:
+    """The error of what was taken back before it was sent."""
+    return KlingError("withdrawn before it was submitted")
 
 
 class Names:

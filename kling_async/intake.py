@@ -11,7 +11,7 @@ import attrs
 
 from kling_async.bookkeeping import Books
 from kling_async.crew import Crew
-from kling_async.flight import Flight, Keeper, SlotKey
+from kling_async.flight import Flight, Keeper, SlotKey, withdrawn
 from kling_async.journal import Journal, Record
 from kling_async.pollers import Pollers
 from kling_async.preparation import Preparation
@@ -157,7 +157,10 @@ class Intake:
                 flight.about(flight.error)
             if refusal is not None and not flight.resumed:
                 raise refusal
-            asked_again = admit(flight) if admit is not None and self._register.is_new(flight) else None
+            is_new = (flight.stopped or admit is not None) and self._register.is_new(flight)
+            if is_new and flight.stopped:
+                raise withdrawn()
+            asked_again = admit(flight) if admit is not None and is_new else None
         except BaseException as error:
             flight.record = None  # nothing of it was to be recorded yet
             if flight.resumed:  # and what is known is of an earlier run's task, which this does not touch
@@ -176,8 +179,16 @@ class Intake:
                 self.withdraw(flight)
         elif flight.in_line:
             self._place(flight)
-            if admit is None and flight.same in self._asides:
-                self._asides[flight.same].want()
+            other = None if flight.same is None else self._asides.get(flight.same)
+            if other is not None and not other.is_wanted and self._admits(flight, admit):
+                other.want()
+
+    def _admits(self, flight: Flight, admit: Admit | None) -> bool:
+        """Whether *flight*, which wants what waits for somebody else's leave, may go by its own."""
+        if admit is not None:
+            with contextlib.suppress(KlingError):
+                flight.pays = admit(flight) is None
+        return admit is None or flight.pays
 
     async def check_quietly(
         self, flight: Flight, recording: Recording | None, admit: Admit | None = None
@@ -301,7 +312,7 @@ class Intake:
         if not self._submission.lines.withdraw(flight):
             return False
         seen = Task(None, flight.task.external_task_id, TaskStatus.REFUSED)
-        error = error or KlingError("withdrawn before it was submitted")
+        error = error or withdrawn()
         self._keeper.observe(flight, seen, flight.about(error))
         self._submission.lines.dispatch(flight.slot_key)
         return True

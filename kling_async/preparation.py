@@ -109,7 +109,9 @@ class Preparation:
         async with self._crew.visit():
             found = await self._crew.in_thread(checking.check, request, self._provider)
         others = (Problem(each.field, each.message, each.source) for each in found if self._is_refused(each))
-        return type(error)(problems=dict.fromkeys([*error.problems, *others]), advice=error.advice)
+        problems = dict.fromkeys([*error.problems, *others])
+        is_more = len(problems) > len(error.problems)
+        return type(error)(problems=problems, advice=type(error).advice if is_more else error.advice)
 
     def _is_refused(self, finding: Finding) -> bool:
         return finding.severity == "error" or self._check == "error"

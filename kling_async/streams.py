@@ -112,8 +112,16 @@ class Completions:
         return completion
 
     def stop(self) -> None:
-        """Submit nothing more: what waits is withdrawn, and what is on its way is still delivered."""
-        self._begun().stop()
+        """Submit nothing more: what waits is withdrawn, and what is on its way is still delivered.
+
+        Of a list or tuple the rest is taken too: what an earlier run made of it is delivered, and what is new
+        ends as withdrawn; of any other iterable nothing more is taken. What somebody else wants too goes on.
+        A POST that is out is not repeated, whatever comes of it.
+        """
+        if self._stream is None:
+            self._closed = True
+        else:
+            self._stream.stop()
 
     async def aclose(self) -> None:
         """Stop taking requests; tasks go on. Unread completions are dropped."""

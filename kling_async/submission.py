@@ -15,7 +15,7 @@ import attrs
 
 from kling_async.ambiguity import Resolver
 from kling_async.api import Api
-from kling_async.flight import Flight, Keeper
+from kling_async.flight import Flight, Keeper, withdrawn
 from kling_async.instrumentation import Ambiguous, Checked, Hooks, Retried, Submitted, Waiting
 from kling_async.lines import Lines
 from kling_async.protocol import wire
@@ -252,7 +252,9 @@ class Submission:
             creating=True,
             rng=self._rng,
             fatal=lambda error: (
-                self._stopped is not None or isinstance(error, ConcurrencyLimitError | RateLimitError)
+                self._stopped is not None
+                or flight.stopped
+                or isinstance(error, ConcurrencyLimitError | RateLimitError)
             ),
             on_retry=told,
         )
@@ -321,6 +323,9 @@ class Submission:
 
     def _resend(self, flight: Flight, cause: KlingError) -> None:
         """By look-ups there is no task: *flight* goes to the head of its line, with the same id."""
+        if flight.stopped:
+            self._ended(flight, withdrawn())
+            return
         if self._stopped is None:
             error = copy.copy(cause)  # the lost answer's own left open what it meant
             error.outcome, error.advice = Outcome.NOT_CREATED, ""
@@ -330,7 +335,9 @@ class Submission:
 
     def _refused(self, flight: Flight, error: KlingError) -> None:
         """Kling has no room for *flight* now: it goes back to its place in line, if it waits."""
-        if flight.waits:
+        if flight.stopped:
+            self._ended(flight, withdrawn())
+        elif flight.waits:
             if flight.sent_at is None:  # else an earlier answer was lost
                 self._keeper.retract(flight)
             if flight in self._spent:

@@ -1,6 +1,7 @@
 """Carries wire requests over aiohttp, and knows by proof when nothing was sent."""
 
 import asyncio
+import os
 import ssl as tls
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -273,6 +274,9 @@ def _failure(request: Request, payload: _CountedPayload | None, error: BaseExcep
 def _reason(error: BaseException) -> str:
     if type(error) is TimeoutError:
         return "no reply in time"
+    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error.os_error, tls.SSLError):
+        number = error.errno or 0  # of a name that nobody knows it is below 0
+        return os.strerror(number) if number > 0 else error.strerror or str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -418,6 +418,46 @@ def test_a_stopped_stream_lets_others_have_what_they_want(world):
     assert len(here.ledger.made) == 2
 
 
+def test_what_waits_for_one_budget_goes_by_another(world):
+    """The same is wanted by a stream that has room for it: it goes, and counts there alone."""
+
+    async def main():
+        async with here.client() as kling:
+            narrow = kling.completions([here.request("busy"), ("k", here.request("k"))], budget=small)
+            reading = asyncio.ensure_future(anext(narrow))
+            await asyncio.sleep(1)
+            wide = kling.completions([("k", here.request("k"))], budget=large)
+            (done,) = [each async for each in wide]
+            assert done.ok
+            await reading
+            assert [each.ok async for each in narrow] == [True]
+
+    here, small, large = world(seconds=100.0), Budget(2), Budget(100)
+    virtual_time.run(main())
+    assert len(here.ledger.made) == 2
+    assert (small.spent, large.spent) == (Decimal("1.5"), Decimal("1.5"))
+    assert small.reserved == large.reserved == 0
+
+
+def test_a_stop_takes_nothing_from_another_stream_s_budget(world):
+    """What waits for the stopped stream's budget too is made for the one that has room."""
+
+    async def main():
+        async with here.client() as kling:
+            narrow = kling.completions([here.request("busy"), ("k", here.request("k"))], budget=2)
+            reading = asyncio.ensure_future(anext(narrow))
+            await asyncio.sleep(1)
+            wide = kling.completions([("k", here.request("k"))], budget=100)
+            other = asyncio.ensure_future(anext(wide))
+            await asyncio.sleep(1)
+            narrow.stop()
+            return (await other).ok, (await reading).ok
+
+    here = world(seconds=100.0)
+    assert virtual_time.run(main()) == (True, True)
+    assert len(here.ledger.made) == 2
+
+
 @pytest.mark.parametrize("much", ["1e9999999", "1e500", 10**10])
 def test_a_budget_too_large_to_reckon_with_is_told(much):
     """A slip is refused, before a sum of it overflows."""

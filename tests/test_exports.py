@@ -67,6 +67,7 @@ INTERNAL = {
     "check_signature",
     "Names",
     "default_name",
+    "withdrawn",
     "is_retryable",
     "poll_intervals",
     "retrying",

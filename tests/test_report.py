@@ -512,6 +512,7 @@ EVIL = st.text(st.characters(exclude_categories=()), min_size=1, max_size=30) | 
         "]]>--><!--",
         "&lt;b&gt;",
         "rtl \u202e gpj.exe",
+        "\u200f1 - 2\u061c",
         "\udc80",
     ]
 )
@@ -553,7 +554,9 @@ def test_nothing_leaves_its_element(tmp_path_factory, name, prompt, reason, titl
 
 def _read(text):
     """*text* as a reader of the page has it: without what no HTML can hold, nor what would turn it."""
-    text = re.sub("[\u202a-\u202e\u2066-\u2069]", "\ufffd", text.encode("utf-8", "replace").decode())
+    text = re.sub(
+        "[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", "\ufffd", text.encode("utf-8", "replace").decode()
+    )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+from types import NoneType
 
 import pytest
 import virtual_time
@@ -20,6 +21,7 @@ from kling_async import (
     WaitTimeoutError,
 )
 from kling_async.protocol.wire import Response
+from kling_async.simulator import Faults
 
 
 def counted(requests, taken):
@@ -143,6 +145,129 @@ def test_a_stream_of_known_length_waits_for_no_slot_at_its_end(world):
 
     here = world(seconds=5000.0)
     virtual_time.run(main())
+
+
+def test_a_list_that_grows_while_it_is_read(world):
+    """What is appended before the end is taken too."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            requests = here.requests(2)
+            seen = 0
+            async for done in kling.completions(requests):
+                assert done.ok
+                seen += 1
+                if seen == 1:
+                    requests += here.requests(5)[2:]
+            return seen
+
+    here = world()
+    assert virtual_time.run(main()) == 5
+
+
+def stopped_at(here, seconds, requests, **options):
+    """What becomes of *requests* when their stream is stopped after so many seconds; and when POSTs left."""
+
+    async def main():
+        async with here.client(**options) as kling:
+            stream = kling.completions(requests)
+            reading = asyncio.ensure_future(read(stream, seen))
+            await asyncio.sleep(seconds)
+            stream.stop()
+            stream.stop()
+            await reading
+            await asyncio.sleep(1000)
+            assert kling.tasks() == []
+
+    seen = []
+    virtual_time.run(main())
+    return [type(done.error) for done in sorted(seen, key=lambda done: done.index)]
+
+
+def test_a_post_that_is_out_is_not_repeated_after_a_stop(world):
+    """Kling has no slot for it: it does not go back in line. What is made is delivered."""
+    here = world(latency=2.0, parallel=1)
+    ends = stopped_at(here, 1.0, here.requests(4))
+    assert sorted(ends, key=str) == [NoneType, KlingError, KlingError, KlingError]
+    assert len(here.ledger.made) == 1
+    assert max(here.times("POST")) <= 1.0
+
+
+def test_a_lost_answer_is_looked_for_after_a_stop_and_not_sent_again(world):
+    """By look-ups it was not made: that is its end."""
+    here = world(faults=Faults.parse("create:lost_reply_before times=1"))
+    assert stopped_at(here, 5.0, here.requests(1)) == [KlingError]
+    assert here.ledger.made == []
+    assert here.times("POST") == [0.0]
+
+
+def test_what_an_earlier_run_made_comes_after_a_stop_too(world, tmp_path):
+    """It costs nothing more: of a list it is taken, while what is new ends as withdrawn."""
+
+    async def main(requests):
+        async with here.client(journal=tmp_path / "journal.sqlite", max_in_flight=1) as kling:
+            stream = kling.completions(requests)
+            seen = []
+            async for done in stream:
+                seen.append((done.request.prompt, done.ok))
+                stream.stop()
+            return seen
+
+    here = world()
+    old = ("old", here.request("old"))
+    assert virtual_time.run(main([old])) == [("old", True)]
+    seen = virtual_time.run(main([*map(here.request, "abcd"), old]))
+    # b has taken the slot of a by then
+    assert sorted(seen) == [("a", True), ("b", True), ("c", False), ("d", False), ("old", True)]
+    assert len(here.ledger.made) == 3
+
+
+def test_the_twin_of_what_waits_is_withdrawn_with_it(world):
+    """Twice the same in one stream is wanted by nobody else."""
+    here = world()
+    first, other = here.requests(2)
+    ends = stopped_at(here, 5.0, [first, ("k", other), ("k", other)], max_in_flight=1)
+    assert ends[0] is NoneType
+    assert set(ends[1:]) <= {KlingError}
+    assert len(here.ledger.made) == 1
+
+
+def test_a_stream_that_never_began_is_stopped(world):
+    """It begins nothing then."""
+
+    async def main():
+        kling = here.client()
+        stream = kling.completions(here.requests(3))
+        stream.stop()
+        assert [done async for done in stream] == []
+        late = kling.completions(here.requests(1))
+        await kling.aclose()
+        late.stop()
+        assert len(asyncio.all_tasks()) == 1
+
+    here = world()
+    virtual_time.run(main())
+    assert here.calls == []
+
+
+def test_a_stream_is_stopped_by_what_gives_its_requests(world):
+    """What it gives in that very step is not submitted."""
+
+    def give():
+        for number, request in enumerate(here.requests(5)):
+            if number == 2:
+                stream.stop()
+            yield request
+
+    async def main():
+        nonlocal stream
+        async with here.client() as kling:
+            stream = kling.completions(give())
+            return [done.ok async for done in stream]
+
+    here, stream = world(), None
+    assert virtual_time.run(main()) == [True, True]
+    assert len(here.ledger.made) == 2
 
 
 def test_late_task_is_a_completion_and_is_polled_on(world):

@@ -278,7 +278,9 @@ def _source(name: str) -> str:
     return importlib.resources.files("kling_async.batch").joinpath(name).read_text("utf-8")
 
 
-_TURNS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}")
+_TURNS: Final = dict.fromkeys(
+    (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}"
+)
 """What makes text run the other way: ``cat\\u202egpj.exe`` would be read as ``catexe.jpg``."""
 
 

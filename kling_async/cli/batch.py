@@ -205,6 +205,7 @@ def _told(screen: Screen, seen: Preview, *, is_good: bool) -> int:
         for line in seen.lines():
             screen.result(line)
     screen.say("a dry run: no request was made")
+    seen.require_room()
     return 0 if is_good else 2
 
 

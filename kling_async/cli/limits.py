@@ -32,8 +32,8 @@ class Streak:
         return 0 < self.most <= self.count
 
     def add(self, done: Completion) -> None:
-        """Count one more; what the budget had no room for is no failure."""
-        if self.is_over or isinstance(done.error, BudgetError):
+        """Count one more; what the budget had no room for is no failure, nor what an earlier run knew."""
+        if self.is_over or done.resumed or isinstance(done.error, BudgetError):
             return
         self.count = 0 if done.ok else self.count + 1
 

@@ -221,7 +221,7 @@ def preview(
         RequestError: see `look_back`.
         JournalError: see `look_back`.
     """
-    resumption = asyncio.run(look_back(folder, items, anew))
+    resumption = asyncio.run(look_back(folder, items, anew, lookup=provider.lookup))
     counted = Counted()
     if budget is not None:
         counted = count_earlier(budget, resumption.records, provider, common.is_ours(provider))

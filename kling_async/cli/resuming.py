@@ -46,12 +46,14 @@ class Resumption:
         earlier: what the journal holds of it.
         records: all that the journal holds.
         anew: what is made anew.
+        lookup: whether the provider finds tasks by the ids that we give them: see `Provider`.
     """
 
     items: Sequence[Item] = ()
     earlier: Earlier = attrs.field(factory=lambda: Earlier((), frozenset(), ()))
     records: Sequence[Record] = ()
     anew: Again = attrs.field(factory=Again)
+    lookup: str = "yes"
     _again: frozenset[str] = attrs.field(
         init=False, default=attrs.Factory(lambda self: self._labels(self.anew.keys), takes_self=True)
     )
@@ -138,17 +140,19 @@ class Resumption:
         if _is_made(row):
             return "already there" if row.download == "stored" else "to download"
         if status in _OPEN:
-            return "to look up"
+            return "that may exist" if self.lookup == "no" else "to look up"
         if status is TaskStatus.REFUSED:
             return "new"
         if self.again(row.label, status):
             return "to make again"
         if status in _RUNS:
             return "running"
-        return "that may exist" if status is TaskStatus.MAY_EXIST else "failed"
+        if status is TaskStatus.MAY_EXIST:  # where look-ups are sure, one had no answer in an earlier run
+            return "to look up" if self.lookup == "yes" else "that may exist"
+        return "failed"
 
 
-async def look_back(folder: Path, items: Sequence[Item], anew: Again) -> Resumption:
+async def look_back(folder: Path, items: Sequence[Item], anew: Again, *, lookup: str) -> Resumption:
     """What the journal in *folder* holds of *items*. Only while no client has that journal open.
 
     Raises:
@@ -171,7 +175,7 @@ async def look_back(folder: Path, items: Sequence[Item], anew: Again) -> Resumpt
         if row is not None and labels[row.label] > 1 and item.name in (*anew.keys, *anew.resend):
             what = f"{item.name}: an earlier run called several items {row.label}"
             raise RequestError(what, advice="give them keys in a manifest")
-    return Resumption(items=items, earlier=earlier, records=records, anew=anew)
+    return Resumption(items=items, earlier=earlier, records=records, anew=anew, lookup=lookup)
 
 
 def _require_known(names: Sequence[str], asked: Mapping[str, Iterable[str]]) -> None:

@@ -150,7 +150,8 @@ class _Stream:
         if self.unpriced:
             yield f"{self.unpriced} left out for want of a price: see --prices and --allow-unpriced"
         if self.streak.is_over:
-            yield f"stopped after {self.streak.most} failures in a row: see --stop-after-failures"
+            count = "1 failure" if self.streak.most == 1 else f"{self.streak.most} failures in a row"
+            yield f"stopped after {count}: see --stop-after-failures"
         # what ended the stream, and what it kept from being submitted, is told once
         once = (type(failure), KlingError)
         for done in self.failures:
@@ -246,7 +247,8 @@ async def tell_interruption(common: Common, progress: Progress, kling: KlingClie
     progress.running |= {item: one for item, one in running.items() if item not in progress.unlisted}
     counts = [f"{progress.saved} of {progress.total} done"]
     counts += [f"{len(progress.failed)} failed"] if progress.failed else []
-    counts += [f"{len(progress.running)} running at Kling"] if progress.running else []
+    going_on = progress.running.keys() - progress.failed  # what was given up counts as failed
+    counts += [f"{len(going_on)} running at Kling"] if going_on else []
     counts += [f"{len(lost)} whose answer was lost and may exist"] if lost else []
     waiting = max(0, progress.waiting - len(lost))
     counts += [f"{waiting} not submitted"] if waiting else []

@@ -44,6 +44,7 @@ def without_key(env: Mapping[str, str], provider: str | None = None) -> Provider
         ConfigurationError: see `choose`; that there is no key is no error.
     """
     if (chosen := named(env, provider)) is not None:
+        _found(env, chosen)  # raises for half of a pair
         return chosen
     keys = [*ACCESS, *SECRET, *(name for one in PROVIDERS.values() for name in one.env)]
     if _first(env, tuple(keys)):

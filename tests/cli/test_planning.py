@@ -5,8 +5,10 @@ import os
 import pty
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +248,17 @@ def test_wrong_limits(here: Any, pictures: Path, simulator: Simulator, option: t
     assert told in err
 
 
+def test_failures_of_an_earlier_run_are_no_failures_in_a_row(here: Any, pictures: Path, simulator: Simulator):
+    """Rows that failed last night do not keep this night's from being made, or fetched."""
+    rows = [{"key": str(n), "image": "in/a.png", "prompt": f"{n} [fail]"} for n in range(3)]
+    manifest(*rows)
+    assert here("batch", "m.jsonl", "-o", "out", "--yes")[0] == 1
+    manifest(*rows, {"key": "good", "image": "in/a.png", "prompt": "x"})
+    code, _, err = here("batch", "m.jsonl", "-o", "out", "--yes", "--stop-after-failures", "2")
+    assert (code, "in a row" in err) == (1, False)
+    assert Path("out", "good.mp4").exists()
+
+
 def test_videos_that_cannot_be_fetched_end_a_night_too(here: Any, pictures: Path, simulator: Simulator):
     """What is paid and not on disk is a failure: a host that is blocked does not cost the whole batch."""
     manifest(*({"key": str(n), "image": "in/a.png", "prompt": f"{n}"} for n in range(9)))
@@ -278,6 +291,8 @@ def test_what_was_only_begun_is_agreed_to_and_held_to_the_budget(
         "cost of what was begun: at most 4.5 units (about 0.63 USD at list price)",
         "budget: 4.5 units, 4.5 for what runs or was begun",
     ]
+    code, _, err = here(*BATCH, "--dry-run", "--budget", "3")
+    assert (code, "give a --budget of at least 4.5" in err) == (2, True)
     plan = json.loads(here(*BATCH, "--dry-run", "--json")[1])["plan"]
     assert (plan["new"], plan["begun"], plan["begun_units"]) == (0, 3, 4.5)
     for options, told in (
@@ -287,6 +302,15 @@ def test_what_was_only_begun_is_agreed_to_and_held_to_the_budget(
         code, _, err = here(*BATCH, *options)
         assert code == 2
         assert told in err
+    # an earlier run may have given up looking for it: where look-ups are sure, it is looked for once more
+    with closing(sqlite3.connect(Path("out", "kling-journal.sqlite"))) as journal, journal:
+        journal.execute("UPDATE tasks SET state = 'may_exist'")
+    code, _, err = here(*BATCH)
+    assert (code, "up to 3 videos that an earlier run began" in err) == (2, True)
+    # where nothing can be looked up, nothing is sent either
+    told = here(*BATCH, "--dry-run", "--provider", "new-api")[1]
+    assert "going on: 3 that may exist" in told
+    assert "begun" not in told
     assert simulator.ledger.made == []
 
 

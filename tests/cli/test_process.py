@@ -47,6 +47,22 @@ def test_interrupt_tells_how_to_go_on(command: Any, pictures: Path, simulator: S
     assert "Traceback" not in err
 
 
+def test_an_interrupt_counts_each_item_once(command: Any, pictures: Path, simulator: Simulator):
+    """What took too long runs on at Kling and is counted as failed, as in the report."""
+    simulator.seconds = 3600.0
+    run = ("batch", "--yes", "in", "-o", "out", "--prompt", "x", "--max-in-flight", "1", "--timeout", "0.2")
+    with command.start(*run) as process:
+        for line in process.stderr:
+            if "no video within" in line:  # given up
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert "interrupted: 0 of 3 done, 1 failed, 2 not submitted" in err
+    totals = json.loads(Path("out", "report.json").read_bytes())["totals"]
+    assert (totals["failed"], totals["running"], totals["not_submitted"]) == (1, 0, 2)
+    assert "kling-async download" in err
+
+
 def test_an_interrupted_run_goes_on(command: Any, here: Any, pictures: Path, simulator: Simulator):
     """The same command again waits for what was submitted and submits the rest; each is paid once."""
     simulator.seconds = 1.0

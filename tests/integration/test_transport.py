@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import hashlib
 import os
 import random
+import socket
 import tracemalloc
 import zlib
 from collections.abc import AsyncGenerator
@@ -28,6 +30,7 @@ from kling_async import (
     Outcome,
     RequestError,
     ResponseLostError,
+    Retries,
 )
 from kling_async.instrumentation import Event, Retried
 from kling_async.protocol.providers import KLING
@@ -111,6 +114,21 @@ def test_creates_take_fresh_connections_and_reads_keep_theirs():
     assert len(set(queries)) == 1
     assert not set(creates) & set(queries)
     assert all(headers["connection"] == "close" for headers in server.headers("create"))
+
+
+def test_why_there_is_no_connection_is_told_in_the_system_s_words():
+    """Host and reason, each once; no name of a class."""
+
+    async def main() -> str:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+            async with KlingClient(APIKey("sim-key"), KLING.at(url), retries=Retries(attempts=1)) as kling:
+                with pytest.raises(ConnectError) as caught:
+                    await kling.get_task("1")
+        return caught.value.what.replace(url.removeprefix("http://"), "HOST")
+
+    assert asyncio.run(main()) == f"cannot reach HOST: {os.strerror(errno.ECONNREFUSED)}"
 
 
 def test_a_kept_connection_that_dies_costs_a_query_nothing():
