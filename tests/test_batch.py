@@ -166,6 +166,16 @@ def test_prompt_files_that_are_no_utf8(folder: Path):
     ]
 
 
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_prompt_file_that_is_cut(tmp_path: Path, missing: int):
+    """UTF-8 that ends within a character is no text, though nothing else in it is beyond ASCII."""
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "a.txt").write_bytes("ab\U0001f600".encode()[:-missing])
+    assert problems(tmp_path) == [
+        f"{tmp_path / 'a.png'}: prompt: is no text (a.txt, line 1, column 3): save it as UTF-8"
+    ]
+
+
 def test_a_prompt_file_that_cannot_be_read(folder: Path):
     """It is its picture's problem and named, and keeps no other picture from being an item."""
     unreadable = Path("/proc/self/mem")
@@ -554,7 +564,7 @@ def test_doubts_are_kept_and_errors_are_problems(folder: Path):
 
 
 def test_all_problems_are_told_in_their_order(folder: Path):
-    """Each broken row is told with file, line and field, those after it too."""
+    """Each broken row is told with file, line and field, those after it too; faults as the fields stand."""
     (folder / "text.png").write_text("hello")
     (folder / "small.png").write_bytes(png(200, 200))
     (folder / "large.png").write_bytes(png() + bytes(11_000_000))
@@ -571,18 +581,18 @@ def test_all_problems_are_told_in_their_order(folder: Path):
     told = problems(written(folder, "m.jsonl", "\n".join(rows)))
     assert [one.split(" ")[:2] for one in told] == [
         ["m.jsonl:2:", "image:"],
-        ["m.jsonl:3:", "promt:"],
         ["m.jsonl:3:", "image:"],
+        ["m.jsonl:3:", "promt:"],
         ["m.jsonl:4:", "is"],
-        ["m.jsonl:5:", "key:"],
         ["m.jsonl:5:", "image:"],
+        ["m.jsonl:5:", "key:"],
         ["m.jsonl:6:", "must"],
-        ["m.jsonl:7:", "key:"],
         ["m.jsonl:7:", "image:"],
+        ["m.jsonl:7:", "key:"],
         ["m.jsonl:8:", "image:"],
     ]
-    assert told[1] == "m.jsonl:3: promt: no such field; did you mean prompt?"
-    assert told[4] == "m.jsonl:5: key: 'k' is taken by m.jsonl:1"
+    assert told[2] == "m.jsonl:3: promt: no such field; did you mean prompt?"
+    assert told[5] == "m.jsonl:5: key: 'k' is taken by m.jsonl:1"
 
 
 def test_all_faults_of_a_row_are_told(folder: Path):
@@ -599,26 +609,26 @@ def test_all_faults_of_a_row_are_told(folder: Path):
     told = problems(written(folder, "m.jsonl", lines(*rows)), provider=KLING)
     none = f"{folder / 'none.png'} does not exist"
     assert [one.removeprefix("m.jsonl:") for one in told] == [
-        "1: key: must be text of 1 to 500 characters",
-        "1: prompt: is required unless multi_shot is customized",
         f"1: image: {none}",
+        "1: prompt: is required unless multi_shot is customized",
         "1: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
-        "2: image_tail: excludes static_mask/dynamic_masks: give at most one of them",
+        "1: key: must be text of 1 to 500 characters",
         f"2: image: {folder / 'small.png'} is 200 x 200 px: each side must be at least 300 px",
+        "2: image_tail: excludes static_mask/dynamic_masks: give at most one of them",
         f"2: image_tail: {none}",
         "2: static_mask: is not taken by kling-v2-6; only kling-v1 took it: leave it out",
-        "3: promt: no such field; did you mean prompt?",
-        "3: extra_body: must be a mapping of field names to values",
         "3: image: must be a path, a URL, base64 text or bytes, not int",
         f"3: image_tail: {none}",
         "3: image_tail: needs mode pro with kling-v2-6",
+        "3: promt: no such field; did you mean prompt?",
+        "3: extra_body: must be a mapping of field names to values",
         "4: image_list[1]: must not be empty",
-        "4: prompt: is required",
         f"4: image_list[2]: {none}",
-        "5: external_task_id: 'e' is taken by m.jsonl:1",
-        "5: cfg_scale: must be from 0 to 1, not 2",
+        "4: prompt: is required",
         "5: dynamic_masks[0].trajectories: must have 2 to 77 entries, not 0",
         f"5: dynamic_masks[0].mask: {folder / 'small.gif'} does not exist",
+        "5: cfg_scale: must be from 0 to 1, not 2",
+        "5: external_task_id: 'e' is taken by m.jsonl:1",
     ]
 
 
@@ -635,6 +645,70 @@ def test_what_depends_on_a_fault_is_not_told(folder: Path):
     assert problems(written(folder, "m.jsonl", lines(tail)), provider=KLING) == [
         "m.jsonl:1: image_tail: needs mode pro with kling-v2-6"
     ]
+
+
+def test_what_holds_whatever_is_meant_is_told(folder: Path):
+    """A faulty mode, duration or sound hides nothing that the model takes in none of them."""
+    rows = [
+        {"image": "a.PNG", "prompt": "x", "sound": 5, "duration": 7},
+        {"image": "a.PNG", "prompt": "x", "mode": 5, "duration": 60, "static_mask": "b.png"},
+        {"image_list": ["a.PNG"], "prompt": "x", "sound": "on", "duration": 7},
+    ]
+    assert problems(written(folder, "m.jsonl", lines(*rows)), provider=KLING) == [
+        "m.jsonl:1: sound: must be text, not int",
+        "m.jsonl:1: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
+        "m.jsonl:2: mode: must be text, not int",
+        "m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'",
+        "m.jsonl:2: static_mask: is not taken by kling-v2-6; only kling-v1 took it: leave it out",
+        "m.jsonl:3: sound: no such field",
+        "m.jsonl:3: duration: must be 5 or 10 with multi-image2video",
+    ]
+
+
+SHOTS = {"shot_type": "customize", "multi_prompt": [{"prompt": "x", "duration": "6"}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"image_list": ["a.PNG"], "image_tail": "none.png", "prompt": "x"}, ["image_tail: no such field"]),
+        (
+            {"image_list": ["a.PNG", "none.png"], "image_tail": "none.png", "prompt": "x"},
+            ["image_list[1]: ", "image_tail: no such field"],
+        ),
+        ({"Image": "a.PNG", "prompt": "x"}, ["Image: no such field; did you mean image?"]),
+        ({"image_tial": "a.PNG", "prompt": "x"}, ["image_tial: no such field; did you mean image_tail?"]),
+        ({"image": "a.PNG", "promt": "x"}, ["promt: no such field; did you mean prompt?"]),
+        (
+            {"image": "a.PNG", "promt": "x", "prompt": "x" * 3000},
+            ["promt: no such field", "prompt: must be at most"],
+        ),
+        ({"image": "a.PNG", "prompt": "x", "model": "kling-v3", "duration": 7}, ["model: no such field"]),
+        ({"picture": "a.PNG", "prompt": "x"}, ["picture: no such field", "image: give image, image_tail"]),
+        ({"image": "a.PNG", "multi_shot": "maybe", "duration": 6, **SHOTS}, ["multi_shot: must be true or"]),
+        ({"image": "a.PNG", "Multi_shot": True, "duration": 6, **SHOTS}, ["Multi_shot: no such field; did"]),
+        (
+            {"image": "a.PNG", "multi_shot": True, "duration": 60, **SHOTS},
+            ["duration: must be whole seconds"],
+        ),
+        ({"image": "a.PNG", "multi_shot": "maybe"}, ["multi_shot: must be true or false"]),
+    ],
+)
+def test_what_follows_from_another_fault_is_not_told(folder: Path, row: dict[str, Any], told: list[str]):
+    """Where a name or a value is not what was meant, what is missing or wrong by it alone is no fault."""
+    provider = None if "multi_prompt" in row else KLING
+    found = problems(written(folder, "m.jsonl", lines(row)), provider=provider)
+    assert len(found) == len(told)
+    assert all(one.startswith(f"m.jsonl:1: {start}") for one, start in zip(found, told, strict=True))
+
+
+def test_prompts_of_white_space(folder: Path):
+    """They are none, in a row as in the common one, and a row's does not make room for the common one."""
+    path = written(folder, "m.jsonl", lines({"image": "a.PNG", "prompt": " \n"}))
+    told = ["m.jsonl:1: prompt: is required unless multi_shot is customized"]
+    assert problems(path) == problems(path, defaults={"prompt": "x"}) == told
+    path = written(folder, "m.jsonl", lines({"image": "a.PNG"}))
+    assert problems(path, defaults={"prompt": " "}) == told
 
 
 def test_a_picture_that_cannot_be_fitted_hides_no_other(folder: Path):
@@ -712,9 +786,9 @@ def test_good_rows_are_there_beside_bad_ones(folder: Path):
     assert [(item.name, item.place) for item in read.items] == [("a", "m.jsonl:1"), ("b", "m.jsonl:3")]
     assert read.bad == 1
     assert [str(problem) for problem in read.problems] == [
-        "m.jsonl:2: key: must be text of 1 to 500 characters",
-        "m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'",
         f"m.jsonl:2: image: {folder / 'none.png'} does not exist",
+        "m.jsonl:2: duration: must be whole seconds from 3 to 15, not '60'",
+        "m.jsonl:2: key: must be text of 1 to 500 characters",
     ]
 
 

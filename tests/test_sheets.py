@@ -129,11 +129,37 @@ def test_trailing_delimiters(tmp_path: Path):
     """Spreadsheets leave empty cells behind the last column; a column without a name must be empty."""
     assert len(read(tmp_path, f"image,prompt,,\n{URL},x,,,,\n{URL},y\n").items) == 2
     assert problems(tmp_path, f"image,prompt,,\n{URL},x,,note\n") == [
-        "m.csv:2: has 'note' in column D, which has no name"
+        "m.csv:2: has 'note' in column D, which has no name: name it as the API does, or delete the cell"
     ]
     assert problems(tmp_path, f"image,prompt\n{URL},a cat, yawning\n") == [
         "m.csv:2: has 3 cells, but there are 2 columns: quote a cell that holds a comma"
     ]
+
+
+def test_an_index_without_a_name(tmp_path: Path):
+    """A first column that is filled and has no name is one fault, the header's; an empty one is none."""
+    source = read(tmp_path, f",image,prompt\n0,{URL},x\n1,{URL},y\n")
+    (problem,) = source.problems
+    remedy = "name it as the API does, or delete it (pandas: index=False)"
+    assert str(problem) == f"m.csv:1: column A has no name, and m.csv:2 has '0' in it: {remedy}"
+    assert source.broken
+    assert len(read(tmp_path, f",image,prompt\n,{URL},x\n").items) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("image_url", "image"),
+        ("Start Frame", "image"),
+        ("End Image", "image_tail"),
+        ("end-frame", "image_tail"),
+        ("Model Name", "model_name"),
+    ],
+)
+def test_other_names_of_columns(tmp_path: Path, name: str, meant: str):
+    """What people call a column is told with the field that they mean, not with the one most like it."""
+    told = f"m.csv:1: column B: no such column: {name!r}; did you mean {meant}?"
+    assert problems(tmp_path, f"prompt,{name}\n") == [told]
 
 
 def test_names_of_columns(tmp_path: Path):
@@ -442,17 +468,42 @@ def test_all_faults_of_a_row_are_told(tmp_path: Path):
     )
     missing = f"image: {tmp_path / 'none.png'} does not exist"
     assert [str(problem) for problem in read_source(path, provider=KLING).problems] == [
-        "m.csv:2: cfg_scale: must be a number, not '50%'",
-        "m.csv:2: duration: must be whole seconds from 3 to 15, not '5s'",
         f"m.csv:2: {missing}",
+        "m.csv:2: duration: must be whole seconds from 3 to 15, not '5s'",
+        "m.csv:2: cfg_scale: must be a number, not '50%'",
         "m.csv:3: key: has lost digits (8E+17): format the column as text and enter it again",
-        "m.csv:3: prompt: is required unless multi_shot is customized",
         f"m.csv:3: {missing}",
+        "m.csv:3: prompt: is required unless multi_shot is customized",
         "m.csv:3: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
         *(
             f"m.csv:4: {field}: is a formula's error ({error}): mend the cell"
-            for field, error in (("image", "#REF!"), ("prompt", "#N/A"), ("mode", "#N/A"))
+            for field, error in (("image", "#REF!"), ("prompt", "#N/A"))
         ),
+        "m.csv:4: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
+        "m.csv:4: mode: is a formula's error (#N/A): mend the cell",
+    ]
+
+
+def test_faults_stand_as_the_columns_do(tmp_path: Path):
+    """Those of the whole row first, and no cell's fault hides what holds whatever is meant by it."""
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "duration,sound,prompt,multi_shot,shot_type,multi_prompt.1.prompt,multi_prompt.1.duration,image,\n"
+        f"7,maybe,x,,,,,{URL},\n"
+        f"5,,,maybe,customize,x,5,{URL},\n"
+        '"1,000",,,true,customize,x,6,none.png,\n'
+        f"60,loud,x,,,,,{URL},note\n",
+    )
+    assert [
+        str(problem).removeprefix("m.csv:") for problem in read_source(path, provider=KLING).problems
+    ] == [
+        "2: duration: must be 5 or 10 with kling-v2-6; kling-v3 takes it",
+        "2: sound: must be on or off, not 'maybe'",
+        "3: multi_shot: must be true or false, not 'maybe'",
+        "4: duration: may have a separator of thousands (1,000): write it without separators",
+        f"4: image: {tmp_path / 'none.png'} does not exist",
+        "5: has 'note' in column I, which has no name: name it as the API does, or delete the cell",
+        "5: sound: must be on or off, not 'loud'",
     ]
 
 
@@ -575,6 +626,7 @@ def test_any_bytes_are_rows_or_problems(data: bytes, head: bytes):
             "3: has a byte that is no text (0xff, column 7)",
         ),
         ("image,prompt\nü,café".encode() + b"\xe9\xe9", "2: has a byte that is no text (0xe9, column 7)"),
+        ("image,prompt\na,ab日".encode()[:-1], "2: has a byte that is no text (0xe6, column 5)"),
     ],
 )
 def test_a_bad_byte_in_utf8(tmp_path: Path, data: bytes, place: str):

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from types import NoneType
+from typing import Any
 
 import pytest
 import virtual_time
@@ -265,7 +266,8 @@ def test_a_stream_is_stopped_by_what_gives_its_requests(world):
             stream = kling.completions(give())
             return [done.ok async for done in stream]
 
-    here, stream = world(), None
+    here = world()
+    stream: Any = None
     assert virtual_time.run(main()) == [True, True]
     assert len(here.ledger.made) == 2
 

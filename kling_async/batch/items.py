@@ -1,14 +1,14 @@
 """Rows, wherever they were read, -> items: fields joined, pictures located and fitted, requests checked."""
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import attrs
 
 from kling_async import checking
+from kling_async.batch.faults import beside, follows, mistaken, outermost, without
 from kling_async.batch.pictures import Fit, Fitter, is_masked, locator, meant_instead, with_pictures
 from kling_async.batch.templates import filled, template
 from kling_async.flight import Names
@@ -16,7 +16,7 @@ from kling_async.protocol import identity
 from kling_async.protocol.converter import request_from
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.findings import Finding
-from kling_async.protocol.models import ImageToVideo, VideoRequest
+from kling_async.protocol.models import VideoRequest
 from kling_async.protocol.providers import Provider
 
 __all__ = ["Check", "Item", "Maker", "Row"]
@@ -35,9 +35,6 @@ _DRAWN_FOR: Final = (
     "with --fit alone, and draw the masks for the result"
 )
 _MISSING: Final = " does not exist"
-_PICTURE: Final = "https://example.com/a.png"
-_SOUND: Final[Mapping[str, Any]] = {"image": _PICTURE, "image_list": (_PICTURE,), "prompt": "-"}
-"""What stands where a request needs something and what is given is faulty; it is not looked at, or sent."""
 
 
 @attrs.frozen
@@ -83,6 +80,7 @@ class Row:
         problems: what of it could not be read, by field; without one: the row as a whole, of which nothing
             more is told.
         broken: it is the source that is faulty: what stands behind it was not read, or means nothing.
+        order: the fields that it could have, as they stand in the source; empty: as in *fields*.
     """
 
     place: str
@@ -92,6 +90,13 @@ class Row:
     dotted: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
     broken: bool = False
+    order: Sequence[str] = ()
+
+    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """*problems* as their fields stand; those of the whole row first, those of what it lacks last."""
+        places = {"": -1} | {name: place for place, name in enumerate(self.order or self.fields)}
+        last = len(places)
+        return sorted(problems, key=lambda each: places.get(each.field, places.get(outermost(each), last)))
 
 
 class Maker:
@@ -134,14 +139,14 @@ class Maker:
         problems = [*row.problems, *self._taken(own, row.place)]
         item = None if any(not problem.field for problem in row.problems) else self._made(row, own, problems)
         if item is None or problems:
-            return [_at(row, problem) for problem in problems]
+            return [_at(row, problem) for problem in row.in_order(problems)]
         return item
 
     def _made(self, row: Row, own: dict[str, Any], problems: list[Problem]) -> Item | None:
         """The item of *row*, unless there are *problems*, to which everything else is added that is wrong."""
         key = own.pop("key", None)
         fields = fitted = self._fields(row, own, key, problems)
-        told = {_outermost(problem) for problem in problems}
+        told = {outermost(problem) for problem in problems}
         if self._fitter is not None:
             fitted = self._fitter.fitted(fields, problems)
         judged = self._judged(fitted, problems, told)
@@ -160,6 +165,8 @@ class Maker:
                     fields[field] = filled(prompt, fields, key if isinstance(key, str) else None)
                 except ValueError as error:
                     problems.append(Problem(field, str(error)))
+        if isinstance(text := fields.get("prompt"), str) and not text.strip():
+            fields["prompt"] = ""  # which is none
         return fields
 
     def _original(self, item: Item, fields: Mapping[str, Any]) -> Item | None:
@@ -181,8 +188,9 @@ class Maker:
             told: the fields of which nothing more is told: what stands in them is not what was meant.
         """
         known = {problem.field for problem in problems}
+        faulty = told
         try:
-            request = request_from(_without(fields, told))
+            request = request_from(without(fields, told))
             if not problems:
                 found, pictures = checking.examined(request, self._provider)
                 problems += self._refused(found, fields)
@@ -190,29 +198,18 @@ class Maker:
                     return None
                 return request, identity.request_hash(request, pictures), tuple(found)
         except RequestError as error:
-            problems += (each for each in error.problems if _outermost(each) not in told)
-        others = self._refused(self._beside(fields, {_outermost(each) for each in problems}), fields)
-        problems += (each for each in others if each.field not in known and _outermost(each) not in told)
+            unknown, meant = mistaken(error.problems, fields)
+            told = told | meant
+            faulty = told | {outermost(each) for each in error.problems}
+            problems += (
+                each
+                for each in error.problems
+                if each.field in unknown or (outermost(each) not in told and not follows(each, faulty))
+            )
+            told = told | unknown
+        others = self._refused(beside(fields, faulty | set(map(outermost, problems)), self._provider), fields)
+        problems += (each for each in others if each.field not in known and outermost(each) not in told)
         return None
-
-    def _beside(self, fields: Mapping[str, Any], faulty: AbstractSet[str]) -> Iterable[Finding]:
-        """What is known against *fields*, of which no request can be made, besides what is *faulty*.
-
-        Each picture is looked at by itself, and all else in a request without what is faulty.
-        """
-        found: list[Finding] = []
-
-        def look(field: str, picture: Any) -> Any:
-            with contextlib.suppress(RequestError):  # what can be no picture is known to be faulty
-                seen, _ = checking.examined(_alone(field, picture), None)
-                found.extend(attrs.evolve(each, field=field) for each in seen)
-            return picture
-
-        with_pictures(fields, look)
-        with contextlib.suppress(RequestError):  # there is none without what is faulty
-            rest, _ = checking.examined(request_from(_without(fields, faulty)), self._provider)
-            found += (each for each in rest if each.name not in faulty)
-        return dict.fromkeys(found)
 
     def _refused(self, found: Iterable[Finding], fields: Mapping[str, Any]) -> Iterator[Problem]:
         """What of *found* keeps *fields* from being submitted, with what does away with it."""
@@ -248,36 +245,14 @@ class Maker:
         return attrs.evolve(problem, message=f"{problem.message}{remedy}")
 
 
-def _outermost(problem: Problem) -> str:
-    """The field of the request that *problem* is in: ``camera_control`` of ``camera_control.type``."""
-    return re.split(r"[.\[]", problem.field, maxsplit=1)[0]
-
-
-def _alone(field: str, picture: Any) -> ImageToVideo:
-    """A request in which nothing but *picture* can be wrong, as it is looked at in *field*."""
-    role = "static_mask" if field.endswith("mask") else "image_tail" if field == "image_tail" else "image"
-    fields: dict[str, Any] = {"image": _PICTURE, "prompt": "-", role: picture}
-    return ImageToVideo(**fields)
-
-
-def _without(fields: Mapping[str, Any], faulty: AbstractSet[str]) -> Mapping[str, Any]:
-    """*fields* without those that are *faulty*; `extra_body` has these, so that nothing is said of them."""
-    if not faulty:
-        return fields
-    left = {name: value for name, value in fields.items() if name not in faulty}
-    left |= {name: value for name, value in _SOUND.items() if name in faulty}
-    extra = left.get("extra_body") or {}
-    return {**left, "extra_body": {**extra, **dict.fromkeys(faulty)} if isinstance(extra, Mapping) else extra}
-
-
 def _at(row: Row, problem: Problem) -> Problem:
     """*problem* with its place: in a folder that is the picture itself."""
     field, message = problem.field, problem.message
     if row.picture is not None and field == "image":
         field, message = "", message.removeprefix(f"{row.picture.absolute()} ")
     elif row.picture is not None and field == "prompt" and message.startswith("is required"):
-        beside = row.picture.with_suffix(".txt").name
-        field, message = "", f"has no prompt: give one for all, or write it in {beside}"
-    elif _outermost(problem) in row.dotted:
+        sidecar = row.picture.with_suffix(".txt").name
+        field, message = "", f"has no prompt: give one for all, or write it in {sidecar}"
+    elif outermost(problem) in row.dotted:
         field = re.sub(r"\[(\d+)\]", lambda place: f".{int(place[1]) + 1}", field)
     return Problem(": ".join(filter(None, (row.place, field))), message, problem.source)

@@ -32,14 +32,16 @@ _PICTURE: Final = re.compile(
     "https?://|.*({})".format("|".join(map(re.escape, SUFFIXES + TO_FIT))), re.IGNORECASE
 )
 _MEANT: Final = {
-    "seconds": "duration",
-    "length": "duration",
-    "picture": "image",
-    "photo": "image",
-    "file": "image",
+    **dict.fromkeys(("seconds", "length"), "duration"),
+    **dict.fromkeys(("picture", "photo", "file", "filename", "path", "url"), "image"),
+    **dict.fromkeys(("image_url", "image_path", "image_file", "start_image", "first_image"), "image"),
+    **dict.fromkeys(("start_frame", "first_frame"), "image"),
+    **dict.fromkeys(("end_image", "last_image", "image_end", "tail_image"), "image_tail"),
+    **dict.fromkeys(("end_frame", "last_frame", "image_tail_url"), "image_tail"),
     "name": "key",
 }
 """What people call columns whose names are not like it."""
+_UNNAMED: Final = "name it as the API does, or delete it (pandas: index=False)"
 _SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?\1*(?:\n|\Z)', re.IGNORECASE)
 """The line with which Excel is told the delimiter; Excel hides it, and others save it with empty cells."""
 _TOO_NARROW: Final = re.compile("#{3,}")
@@ -113,16 +115,22 @@ class _Sheet:
         """Every row, the faulty ones with their problems."""
         columns: list[_Column | None] | None = None
         begin = 1 + self._offset
+        header = ""
         try:
             for cells in self._cells:
                 place, begin = f"{self._name}:{begin}", self._line + 1  # a quoted cell may span lines
                 if not any(cell.strip() for cell in cells):
                     continue
                 if columns is None:
+                    header = place
                     columns, problems = _columns(cells)
                     if problems:
                         yield _broken(place, self._base, *problems)
                         return
+                elif columns[0] is None and (value := cells[0].strip()):
+                    wrong = f"column A has no name, and {place} has {value[:50]!r} in it: {_UNNAMED}"
+                    yield _broken(header, self._base, Problem("", wrong))
+                    return
                 else:
                     yield self._row(place, columns, cells)
         except csv.Error as error:
@@ -157,8 +165,8 @@ class _Sheet:
             if not value:
                 continue
             if column is None:
-                wrong = f"has {value!r} in column {_letters(number)}, which has no name"
-                problems.append(Problem("", wrong))
+                wrong = f"has {value[:50]!r} in column {_letters(number)}, which has no name"
+                problems.append(Problem("", f"{wrong}: name it as the API does, or delete the cell"))
                 continue
             try:
                 _require_whole(value)
@@ -173,7 +181,9 @@ class _Sheet:
             _put(fields, column.path, read)
         for name in sorted(dotted - faulty):  # of the others nothing more is looked at
             fields[name] = _listed(name, fields[name], problems)
-        return Row(place, fields, self._base, dotted=frozenset(dotted), problems=tuple(problems))
+        order = [str(column.path[0]) for column in columns if column is not None]
+        told = tuple(problems)
+        return Row(place, fields, self._base, dotted=frozenset(dotted), problems=told, order=order)
 
     def _doubt_digits(self, place: str, name: str, value: str) -> None:
         """Warn once of the column *name* where its ids look like what a spreadsheet left of them."""
@@ -275,7 +285,8 @@ def _hint(name: str) -> str:
     if re.search(r"\.0(\.|$)", name):
         return "; entries are counted from 1"
     known = list(names(TABLE))
-    close = [_MEANT[name]] if name in _MEANT else []
+    meant = _MEANT.get(re.sub(r"[\s-]+", "_", name))
+    close = [meant] if meant else []
     close = close or [each for each in known if each.startswith(f"{name}_")]  # `model`: model_name
     close = close or [each for each in known if each.endswith(f".{name.rpartition('.')[2]}")]
     close = close or difflib.get_close_matches(name, known, n=1)

@@ -19,14 +19,14 @@ def decoded(data: bytes) -> tuple[str, int]:
         The text, and the line of the first byte that is no UTF-8 if it was read as Windows-1252, else 0.
 
     Raises:
-        UnicodeDecodeError: UTF-8 has a bad byte, Windows-1252 does not have one, or UTF-16 breaks off.
+        UnicodeDecodeError: UTF-8 has a bad byte, Windows-1252 does not have one, or either UTF breaks off.
     """
     doubtful = 0
     encoding = _utf16(data)
     try:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        if encoding or _is_damaged_utf8(data):
+        if encoding or _is_cut(error) or _is_damaged_utf8(data):
             raise
         doubtful, _ = place_of(error)
         text = data.decode("cp1252")
@@ -44,6 +44,11 @@ def _utf16(data: bytes) -> str:
         if b"\0" not in head[others::2] and head[zeros::2].count(0) > len(head) * 0.4:
             return name
     return ""
+
+
+def _is_cut(error: UnicodeDecodeError) -> bool:
+    """Whether all is UTF-8 but the end, where a character lacks bytes; one byte alone may be another's."""
+    return error.reason == "unexpected end of data" and error.end - error.start > 1
 
 
 def _is_damaged_utf8(data: bytes) -> bool:
