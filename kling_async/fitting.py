@@ -15,7 +15,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kling_async.pixels import Picture, UnfitError, decoding, is_srgb, jpeg, open_picture, plain, scaled
+from kling_async.colours import is_srgb
+from kling_async.pixels import Picture, UnfitError, decoding, jpeg, open_picture, refuse_huge, scaled
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import MAX_BYTES, SOURCE, ImageUrl, check, classify
 
@@ -43,9 +44,6 @@ _SCALED_FIRST = 50_000_000
 With 10 MB for all of them each had 1.6 bits, and at our quality a photo takes twice that.
 """
 
-_MAX_FILE = 1024**3
-"""The most bytes that are read: more than the pixels that are opened have without any compression."""
-
 
 def fit(image: str | Path | bytes) -> bytes:
     """*image* as bytes that Kling takes: JPEG or PNG, upright, opaque, sRGB, at most 10 MB, without metadata.
@@ -65,14 +63,14 @@ def fit(image: str | Path | bytes) -> bytes:
     Raises:
         RequestError: nothing can be made of it. A side has less than 300 px, or its aspect ratio is beyond
             1:2.5 to 2.5:1 (API reference, image2video: create); it is damaged, no picture, a URL, cannot be
-            read, or has more pixels than are opened (`kling_async.pixels.MAX_MEGAPIXELS`); its colours are
-            told by PNG's cICP or gAMA alone and are far from sRGB; it is a camera's raw picture; or the extra
-            is not installed.
+            read, or has more pixels or bytes than are opened (`kling_async.pixels.MAX_MEGAPIXELS`,
+            `MAX_MEGABYTES`); its colours are HDR by PNG's cICP, or told by cICP or gAMA alone and far from
+            sRGB; it is a camera's raw picture; or the extra is not installed.
     """
     name = "the picture"
     try:
         name, source = _located(image)
-        return _fit(source if isinstance(source, bytes) else _read(source))
+        return _fit(open_picture(source if isinstance(source, bytes) else _read(source)))
     except UnfitError as error:
         problem = Problem("image", f"{name} {error}", SOURCE)
         raise RequestError(problems=[problem], advice=error.advice) from error
@@ -102,9 +100,15 @@ def fitted(path: Path, folder: Path) -> Path:
         named = [file for file in kept if file.stem == path.stem]
         if named:
             return named[0]
-        content = kept[0].read_bytes() if kept else _fit(raw)
-        if content is raw:
-            return path
+        if kept:
+            content = kept[0].read_bytes()
+        else:
+            picture = open_picture(raw)
+            is_bare = picture.content is raw
+            del raw  # which may be as large as the pixels that now follow
+            content = _fit(picture)
+            if is_bare and content is picture.content:
+                return path
         target = home / (path.stem + (".png" if content.startswith(b"\x89PNG") else ".jpg"))
         _write(target, content)
     except OSError as error:
@@ -125,7 +129,7 @@ def thumbnail(image: Path | bytes, side: int = 360) -> bytes | None:
     try:
         picture = open_picture(image if isinstance(image, bytes) else _read(image))
         with decoding():
-            small = scaled(plain(picture.image, side), side)
+            small = scaled(picture.decoded(side), side)
             return jpeg(picture.finished(small), 75)
     except Exception:  # noqa: BLE001 - a page without one picture is better than no page
         return None
@@ -137,8 +141,7 @@ def _read(path: Path) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UnfitError("is a folder" if stat.S_ISDIR(status.st_mode) else "is no regular file")
-        if status.st_size > _MAX_FILE:
-            raise UnfitError(f"has {status.st_size:,} bytes, more than 1 GB are not read: scale it down")
+        refuse_huge(status.st_size)
         return path.read_bytes()
     except FileNotFoundError:
         raise UnfitError("does not exist") from None
@@ -199,9 +202,8 @@ def _write(target: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _fit(raw: bytes) -> bytes:
-    """`fit` of a picture's bytes: *raw* itself where it stays as it is."""
-    picture = open_picture(raw)
+def _fit(picture: Picture) -> bytes:
+    """`fit` of an opened picture: its content itself where it stays as it is."""
     width, height = picture.size
     if min(width, height) < 300:
         raise UnfitError(
@@ -213,24 +215,22 @@ def _fit(raw: bytes) -> bytes:
             f"is {width} x {height} px: the aspect ratio must be from 1:2.5 to 2.5:1, "
             "and nothing is cropped: crop it yourself"
         )
-    is_jpeg_too_large = picture.format == "JPEG" and len(picture.content) > MAX_BYTES
+    is_jpeg_too_large = picture.format == "JPEG" and picture.content is None
     with decoding():
         if is_jpeg_too_large or width * height > _SCALED_FIRST:
-            pixels = scaled(plain(picture.image, LONG_SIDE), LONG_SIDE)
+            pixels = scaled(picture.decoded(LONG_SIDE), LONG_SIDE)
         else:
-            pixels = plain(picture.image)
-        if _stays(picture, pixels):
+            pixels = picture.decoded()
+        if picture.content and _stays(picture, picture.content, pixels):
             return picture.content
         return _small_enough(picture.finished(pixels))
 
 
-def _stays(picture: Picture, pixels: "Image") -> bool:
-    """Whether Kling shows the picture's own bytes as they are meant."""
-    has_16_bits = picture.format == "PNG" and picture.content[24] == 16  # IHDR's bit depth
+def _stays(picture: Picture, content: bytes, pixels: "Image") -> bool:
+    """Whether Kling shows the picture's own bytes, *content*, as they are meant."""
+    has_16_bits = picture.format == "PNG" and content[24] == 16  # IHDR's bit depth
     return (
-        picture.format in ("JPEG", "PNG")
-        and len(picture.content) <= MAX_BYTES
-        and picture.orientation == 1
+        picture.orientation == 1
         and not has_16_bits
         and pixels.mode != "CMYK"
         and (pixels.mode not in ("LA", "RGBA") or pixels.getchannel("A").getextrema() == (255, 255))

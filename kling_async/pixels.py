@@ -1,6 +1,6 @@
-"""The pixels of a picture: opened, decoded, scaled, brought to sRGB, laid on white, turned upright, encoded.
+"""The pixels of a picture: opened, decoded, scaled, turned upright, encoded.
 
-The one module that knows Pillow and pi-heif (extra ``images``), and imports them when they are needed.
+With `kling_async.colours` all that knows Pillow and pi-heif (extra ``images``), imported when needed.
 Nothing global is touched, so any number of threads may do this: plug-ins of Pillow are called by name, beside
 its registry and its process-wide limit, and pi-heif without being registered.
 """
@@ -9,37 +9,37 @@ import contextlib
 import importlib
 import io
 import re
-from collections.abc import Callable, Generator
-from itertools import chain, product
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from kling_async.colours import by_bands, opaque, plain
 from kling_async.extras import install
-from kling_async.protocol.images import check
+from kling_async.protocol.images import MAX_BYTES, check
 from kling_async.protocol.metadata import (
     bare_jpeg,
     bare_png,
     bare_tiff,
     has_one_scan,
     orientation,
-    other_colours,
+    refuse_other_colours,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
+    "MAX_MEGABYTES",
     "MAX_MEGAPIXELS",
     "MissingError",
     "Picture",
     "UnfitError",
     "decoding",
     "install",
-    "is_srgb",
     "jpeg",
     "open_picture",
-    "plain",
+    "refuse_huge",
     "scaled",
 ]
 
@@ -49,9 +49,18 @@ MAX_MEGAPIXELS = {"JPEG": 200, "WebP": 30, "AVIF": 30}
 Memory decides. A JPEG is shrunk while it is decoded, unless it is progressive, and so may have what the
 largest sensor of a phone has. 60 are more than phones write as HEIC (50), and than a page of A4 has that was
 scanned at 600 dpi (35). What decodes WebP and AVIF holds a picture several times over, 16 bytes and more for
-each pixel, and few of them have 10 megapixels.
+each pixel, and few of them have 10 megapixels. With `MAX_MEGABYTES` one picture takes up to 1 GB: a
+TIFF of CMYK in 16 bits that is compressed in one piece, which libtiff holds beside file and pixels.
 """
 
+MAX_MEGABYTES = {"WebP": 60}
+"""The most bytes, in millions, that a picture's file may have; 250 of what is not named.
+
+A file is held twice while its metadata is cut out, once beside its pixels, and a WebP there several times.
+Without compression a page of A4 that was scanned at 600 dpi has 209 MB in 16 bits and 105 MB in 8, and 60
+megapixels of CMYK have 240 MB. Larger are scans of several pages, of which only the first is used. Two bytes
+a pixel are more than a photo takes as WebP without loss.
+"""
 
 _PLUGINS = {
     "JPEG": "Jpeg",
@@ -99,20 +108,25 @@ def decoding() -> Generator[None]:
         ) from error
 
 
+_PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK")
+
+
 @attrs.frozen
 class Picture:
     """A picture whose header was read.
 
     Attributes:
         format: as `images.check` names it.
-        content: its bytes, of JPEG, PNG and TIFF without metadata; the very object that came in if there
-            was none.
-        image: its pixels, decoded when they are asked for.
+        content: the bytes of a JPEG or PNG of at most 10 MB, without metadata; the very object that came in
+            if there was none. None of anything else, which Kling does not take.
+        file: what the pixels are decoded from.
+        image: its header, and its pixels once `decoded` was called.
         orientation: what turns it upright, EXIF's number from 1 to 8.
     """
 
     format: str
-    content: bytes
+    content: bytes | None
+    file: io.BytesIO
     image: "Image"
     orientation: int
 
@@ -127,10 +141,27 @@ class Picture:
         """The ICC profile of its colours; without one they are sRGB."""
         return cast("bytes | None", self.image.info.get("icc_profile"))
 
+    def decoded(self, long_side: int | None = None) -> "Image":
+        """The pixels as grey, RGB or CMYK of 8 bits, the first two perhaps with alpha.
+
+        Given *long_side*, a JPEG is decoded at a half, a quarter or an eighth of its size where that is
+        enough.
+        """
+        image = self.image
+        if long_side and max(image.size) > long_side:
+            image.draft(None, _shrunk(image.size, long_side))
+        if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+            raise UnfitError("has samples of 32 bits, and what is white is not told: save it with 8 or 16")
+        image.load()
+        self.file.close()  # which Pillow keeps for a second picture, and which may be as large as the pixels
+        if image.mode in _PLAIN and "transparency" not in image.info:
+            return image
+        return by_bands(image, plain)
+
     def finished(self, pixels: "Image") -> "Image":
         """*pixels* of this picture in sRGB, opaque and upright."""
         if pixels.mode != "RGB" or self.profile:
-            pixels = _by_bands(pixels, _opaque(pixels.mode, self.profile))
+            pixels = by_bands(pixels, opaque(pixels.mode, self.profile))
         return _upright(pixels, self.orientation)
 
 
@@ -143,16 +174,18 @@ def open_picture(raw: bytes) -> Picture:
     if not raw:
         raise UnfitError("is empty")
     format_ = check(io.BytesIO(raw), len(raw)).format
+    refuse_huge(len(raw), format_)
     try:
         importlib.import_module("PIL.Image")
     except ImportError:
         raise MissingError(f"cannot be fitted without Pillow: {install('images')}") from None
     content, exif = _bare(raw, format_)
-    image = _heic(content) if format_ == "HEIC" else _by_pillow(content, format_)
+    file, image = _heic(content) if format_ == "HEIC" else _by_pillow(content, format_)
     if format_ in ("WebP", "AVIF"):
         # HEIC and TIFF are turned by what decodes them. For AVIF, Pillow tells the box's turn as EXIF's.
         exif = image.info.get("exif", b"")
-    return Picture(format_, content, image, orientation(exif))
+    may_stay = format_ in ("JPEG", "PNG") and len(content) <= MAX_BYTES
+    return Picture(format_, content if may_stay else None, file, image, orientation(exif))
 
 
 def _bare(raw: bytes, format_: str) -> tuple[bytes, bytes]:
@@ -164,11 +197,7 @@ def _bare(raw: bytes, format_: str) -> tuple[bytes, bytes]:
                 content, exif = bare_jpeg(raw)
             case "PNG":
                 content, exif = bare_png(raw)
-                if chunk := other_colours(content):
-                    raise UnfitError(
-                        f"has colours far from sRGB, told by PNG's {chunk}, which is not converted here: "
-                        "export it in sRGB, or with an ICC profile"
-                    )
+                refuse_other_colours(content)
             case "TIFF":
                 content = bare_tiff(raw)
             case "AVIF":
@@ -176,15 +205,13 @@ def _bare(raw: bytes, format_: str) -> tuple[bytes, bytes]:
                 content = _EXIF_ITEM.sub(rb"\1free", raw)
             case _:
                 pass
-    except UnfitError:
-        raise
     except ValueError as error:
         raise UnfitError(str(error)) from None
     return raw if content == raw else content, exif  # the very object, so that `is` tells
 
 
-def _by_pillow(content: bytes, format_: str) -> "Image":
-    """A picture that Pillow reads, its pixels not yet decoded."""
+def _by_pillow(content: bytes, format_: str) -> tuple[io.BytesIO, "Image"]:
+    """A picture that Pillow reads, its pixels not yet decoded, and what they will be decoded from."""
     if format_ not in _PLUGINS:
         raise UnfitError(
             f"is {format_}, which is not converted here: give a photo, such as JPEG, PNG or HEIC"
@@ -196,6 +223,7 @@ def _by_pillow(content: bytes, format_: str) -> "Image":
         plugin = None
     if not getattr(plugin, "SUPPORTED", plugin is not None):
         raise UnfitError(f"is {format_}, which this Pillow cannot read: update it, or give JPEG or PNG")
+    file = io.BytesIO(content)
     with decoding():
         # The class, not `Image.open`: that warns, or not, by a setting which belongs to the whole process.
         if format_ == "JPEG" and not has_one_scan(content):
@@ -203,10 +231,15 @@ def _by_pillow(content: bytes, format_: str) -> "Image":
         elif format_ == "JPEG":
             # Where data are missing, libjpeg paints grey up to the end mark; without the mark it says so. The
             # zeros are for its reading ahead.
-            content = content.removesuffix(b"\xd9").rstrip(b"\xff") + bytes(16)
-        image: Image = getattr(plugin, f"{name}ImageFile")(io.BytesIO(content))
+            end = len(content) - 1
+            while content[end - 1] == 0xFF:
+                end -= 1
+            file.seek(end)
+            file.write(bytes(16))
+            file.seek(0)
+        image: Image = getattr(plugin, f"{name}ImageFile")(file)
         _refuse_bomb(image.size, format_)
-    return image
+    return file, image
 
 
 # An item of a HEIC or AVIF file (ISO/IEC 14496-12, 8.11.6: its entry, version 2 or 3), up to its texts.
@@ -215,8 +248,8 @@ _HEIC_ITEM = re.compile(rb"(....)" + _ITEM, re.DOTALL)
 _EXIF_ITEM = re.compile(rb"(" + _ITEM + rb")Exif", re.DOTALL)
 
 
-def _heic(content: bytes) -> "Image":
-    """The main picture of a HEIC file, turned upright by its decoder."""
+def _heic(content: bytes) -> tuple[io.BytesIO, "Image"]:
+    """The main picture of a HEIC file, turned upright by its decoder, and what it was decoded from."""
     try:
         open_heif = importlib.import_module("pi_heif").open_heif
     except ImportError:
@@ -225,9 +258,20 @@ def _heic(content: bytes) -> "Image":
         for item in _HEIC_ITEM.finditer(content):
             # pi-heif 1.4 ends the whole process over a text that is none; here it raises.
             content[item.end() : item.start() + int.from_bytes(item[1], "big")].decode()
-        heif = open_heif(io.BytesIO(content))
+        file = io.BytesIO(content)
+        heif = open_heif(file)
         _refuse_bomb(heif.size, "HEIC")
-        return cast("Image", heif.to_pillow())
+        return file, cast("Image", heif.to_pillow())
+
+
+def refuse_huge(size: int, format_: str = "a picture") -> None:
+    """Refuse a file of more bytes than are held at once; while its format is unknown, by the most of any."""
+    most = MAX_MEGABYTES.get(format_, 250)
+    if size > most * 1_000_000:
+        raise UnfitError(
+            f"has {size:,} bytes: more than {most} MB of {format_} are not opened: "
+            "scale it down, or save the first of its pages alone"
+        )
 
 
 def _refuse_bomb(size: tuple[int, int], format_: str) -> None:
@@ -241,63 +285,6 @@ def _refuse_bomb(size: tuple[int, int], format_: str) -> None:
         )
 
 
-def plain(image: "Image", long_side: int | None = None) -> "Image":
-    """The pixels, decoded, as grey, RGB or CMYK of 8 bits, the first two perhaps with alpha.
-
-    Given *long_side*, a JPEG is decoded at a half, a quarter or an eighth of its size where that is enough.
-    """
-    if long_side and max(image.size) > long_side:
-        image.draft(None, _shrunk(image.size, long_side))
-    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
-        raise UnfitError("has samples of 32 bits, and what is white is not told: save it with 8 or 16")
-    image.load()
-    if image.mode in _PLAIN and "transparency" not in image.info:
-        return image
-    return _by_bands(image, _plain)
-
-
-_PLAIN = ("L", "LA", "RGB", "RGBA", "CMYK")
-
-
-def _by_bands(image: "Image", work: "Callable[[Image], Image]") -> "Image":
-    """What *work* makes of *image*, done for some rows at a time: so what it needs meanwhile stays small."""
-    from PIL import Image
-
-    width, height = image.size
-    whole: Image.Image | None = None
-    for top in range(0, height, 128):
-        band = work(image.crop((0, top, width, min(top + 128, height))))
-        whole = whole or Image.new(band.mode, image.size)
-        whole.paste(band, (0, top))
-    assert whole is not None  # no picture is without rows
-    return whole
-
-
-def _plain(image: "Image") -> "Image":
-    """A decoded picture that is not plain, made so."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        see_through = image.info.pop("transparency", None)
-        grey = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
-        return _with_alpha(grey, image, see_through) if isinstance(see_through, int) else grey
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _with_alpha(grey: "Image", deep: "Image", see_through: int) -> "Image":
-    """*grey* with alpha, transparent where the samples of *deep*, of 16 bits, are *see_through*."""
-    from PIL import Image, ImageChops
-
-    # No comparison of Pillow's takes samples of 16 bits; those of their two bytes it does.
-    samples = deep.convert("I").convert("I;16").tobytes()  # little-endian
-    halves = Image.frombytes("LA", deep.size, samples).split()
-    other = (
-        half.point([255 * (byte != wanted) for byte in range(256)])
-        for half, wanted in zip(halves, see_through.to_bytes(2, "little"), strict=True)
-    )
-    return Image.merge("LA", (grey, ImageChops.lighter(*other)))
-
-
 def _shrunk(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     """*size* with its long side at most *long_side*, in the same proportion."""
     factor = min(1.0, long_side / max(size))
@@ -309,59 +296,11 @@ def scaled(image: "Image", long_side: int) -> "Image":
     from PIL.Image import Resampling
 
     size = _shrunk(image.size, long_side)
-    return image if size == image.size else image.resize(size, Resampling.LANCZOS)
-
-
-def _opaque(mode: str, profile: bytes | None) -> "Callable[[Image], Image]":
-    """What makes a picture of *mode* RGB in sRGB, laid on white where it is transparent."""
-    from PIL import Image
-
-    colours = mode.removesuffix("A")
-    in_srgb = _in_srgb(colours, profile)
-    if colours == mode:
-        return in_srgb
-
-    def on_white(image: Image.Image) -> Image.Image:
-        ground = Image.new("RGB", image.size, "white")
-        ground.paste(in_srgb(image.convert(colours)), mask=image.getchannel("A"))
-        return ground
-
-    return on_white
-
-
-def _in_srgb(mode: str, profile: bytes | None) -> "Callable[[Image], Image]":
-    """What makes a picture of *mode*, grey, RGB or CMYK, RGB in the colours that *profile* means.
-
-    Colours that sRGB has stay what they are, and black becomes black: relative colorimetric with black point
-    compensation. A profile that is damaged, or is for other pixels than these, is ignored, as viewers do.
-    """
-    from PIL import ImageCms
-
-    if profile:
-        with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            transform = ImageCms.buildTransform(
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.createProfile("sRGB"),
-                mode,
-                "RGB",
-                ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                ImageCms.Flags.BLACKPOINTCOMPENSATION,
-            )
-            return transform.apply
-    return lambda image: image.convert("RGB")
-
-
-def is_srgb(profile: bytes, mode: str) -> bool:
-    """Whether *profile* leaves every colour within 2 of 255 of where it is: names tell less, and vary."""
-    from PIL import Image, ImageChops
-
-    if mode == "L":
-        patches = Image.frombytes("L", (256, 1), bytes(range(256)))
-    else:
-        levels = (0, 32, 64, 128, 192, 255)
-        patches = Image.frombytes("RGB", (6**3, 1), bytes(chain.from_iterable(product(levels, repeat=3))))
-    difference = ImageChops.difference(patches.convert("RGB"), _in_srgb(mode, profile)(patches))
-    return max(difference.tobytes()) <= 2
+    if size == image.size:
+        return image
+    # Narrower first, by bands: of what has alpha Pillow's `resize` makes a whole copy.
+    narrow = by_bands(image, lambda band: band.resize((size[0], band.height), Resampling.LANCZOS))
+    return narrow.resize(size, Resampling.LANCZOS)
 
 
 def _upright(image: "Image", orientation: int) -> "Image":

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import itertools
+import os
 import random
 import struct
 import subprocess
@@ -20,8 +21,10 @@ import pytest
 from PIL import GifImagePlugin, Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 
 import kling_async
+from kling_async.colours import opaque
 from kling_async.extras import install
 from kling_async.fitting import LONG_SIDE, fit, fitted, thumbnail
+from kling_async.pixels import scaled
 from kling_async.protocol.errors import Outcome, RequestError
 from kling_async.protocol.images import MAX_BYTES, check
 
@@ -115,6 +118,13 @@ def test_kinds_that_stay(mode: str, form: str):
     """Grey, palette and an alpha channel that hides nothing are no reason to convert."""
     raw = saved(quarters().convert(mode), form)
     assert fit(raw) == raw
+
+
+def test_a_jpeg_may_be_filled_up_before_its_end():
+    """Any number of 0xFF may stand before a marker (ITU-T T.81, B.1.1.2), the end mark too."""
+    raw = COFFEE.read_bytes()
+    filled = raw[:-2] + b"\xff" * 500 + raw[-2:]
+    assert fit(filled) == filled
 
 
 def test_an_srgb_profile_is_no_reason_to_convert():
@@ -435,6 +445,17 @@ def test_24_megapixels_take_some_hundred_megabytes(tmp_path: Path):
     assert max(ImageStat.Stat(difference).mean) < 3
 
 
+def most_memory(path: Path) -> int:
+    """The most that a process held which fitted *path* and did nothing else, MiB."""
+    code = (
+        "import re, sys; from pathlib import Path; from kling_async.fitting import fit\n"
+        "fit(sys.argv[1])\n"
+        "print(re.search('VmHWM:\\s*([0-9]+) kB', Path('/proc/self/status').read_text())[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    return int(done.stdout) // 1024
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the most memory that a program alone had")
 def test_a_tiny_file_does_not_take_what_its_pixels_take_several_times(tmp_path: Path):
     """16 megapixels of a palette with alpha, in 16 kB: what is to be done is done for some rows at a time."""
@@ -442,13 +463,34 @@ def test_a_tiny_file_does_not_take_what_its_pixels_take_several_times(tmp_path: 
     palette = Image.new("P", (4000, 4000))
     palette.putpalette([0, 0, 0, 255, 0, 0])
     palette.save(path, transparency=bytes([128, 255]))
-    code = (
-        "import re, sys; from pathlib import Path; from kling_async.fitting import fit\n"
-        "fit(sys.argv[1])\n"
-        "print(re.search('VmHWM:\\s*([0-9]+) kB', Path('/proc/self/status').read_text())[1])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 220 * 1024
+    assert most_memory(path) < 220
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells the most memory that a program alone had")
+@pytest.mark.parametrize(("kind", "most"), [("deep", 290), ("transparent", 230)])
+def test_what_is_as_large_as_its_pixels_is_not_held_thrice(tmp_path: Path, kind: str, most: int):
+    """20 megapixels that are not compressed: the file is there twice at most, and once beside the pixels."""
+    width, height = 5000, 4000
+    path = tmp_path / "scan.tif"
+    with path.open("wb") as file:
+        samples = 3 if kind == "deep" else 4
+        size = width * height * samples * (2 if kind == "deep" else 1)
+        bits = (16 if kind == "deep" else 8,) * samples
+        file.write(b"II*\0" + struct.pack("<I", 16 + size) + struct.pack(f"<{samples}H", *bits))
+        file.seek(16 + size)
+        tags = [
+            (254, 4, 1, 0),
+            (256, 3, 1, width),
+            (257, 3, 1, height),
+            (258, 3, samples, 8),
+            (259, 3, 1, 1),
+            (262, 3, 1, 2),
+        ]
+        tags += [(273, 4, 1, 16), (277, 3, 1, samples), (278, 3, 1, height), (279, 4, 1, size)]
+        tags += [(338, 3, 1, 2)] if samples == 4 else []
+        file.write(struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags))
+        file.write(bytes(4))
+    assert most_memory(path) < most
 
 
 # What is refused.
@@ -529,6 +571,31 @@ def test_a_decompression_bomb_is_refused_by_its_header():
     assert webp[12:16] == b"VP8L"
     webp[21:25] = struct.pack("<I", 5999 | 5999 << 14)
     assert "is 6000 x 6000 px: more than 30 megapixels of WebP are not opened" in refusal(bytes(webp))
+
+
+def test_a_file_of_several_pages_is_refused_by_its_length(tmp_path: Path):
+    """It is not even read: of a long scan only the first page would be used."""
+    path = tmp_path / "scan.tif"
+    path.write_bytes(tiff())
+    os.truncate(path, 250_000_001)
+    assert "has 250,000,001 bytes: more than 250 MB of a picture are not opened" in refusal(path)
+    assert "save the first of its pages alone" in refusal(path)
+    webp = saved(quarters(), "WebP")
+    assert "has 60,000,001 bytes: more than 60 MB of WebP are not opened" in refusal(webp.ljust(60_000_001))
+
+
+def test_to_scale_by_bands_makes_no_difference():
+    """Every pixel is what Pillow makes of the whole at once, within rounding where there is alpha."""
+    for mode, within in (("L", 0), ("RGB", 0), ("CMYK", 0), ("RGBA", 3), ("LA", 3)):
+        image = Image.open(COFFEE).convert(mode)
+        if mode.endswith("A"):
+            image.putalpha(Image.radial_gradient("L").resize(image.size))
+        whole = image.resize((333, 222), Image.Resampling.LANCZOS)
+        ours = scaled(image, 333)
+        assert ours.size == whole.size
+        if mode.endswith("A"):  # what is quite transparent may have any colour
+            ours, whole = (opaque(mode, None)(each) for each in (ours, whole))
+        assert max(ImageChops.difference(ours, whole).tobytes()) <= within
 
 
 @pytest.mark.parametrize(
@@ -619,9 +686,9 @@ def test_a_tiff_that_names_its_camera_is_no_raw_picture():
     assert opened(fit(tiff((271, 2, 6, 16)))).size == (400, 300)
 
 
-def png_with(*chunks: tuple[bytes, bytes], **options: Any) -> bytes:
-    """A PNG with *chunks* before its pixels."""
-    raw = saved(quarters(), "PNG", **options)
+def png_with(*chunks: tuple[bytes, bytes], image: Image.Image | None = None, **options: Any) -> bytes:
+    """A PNG, of *image* or the quarters, with *chunks* before its pixels."""
+    raw = saved(image or quarters(), "PNG", **options)
     packed = b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks
@@ -640,7 +707,25 @@ def png_with(*chunks: tuple[bytes, bytes], **options: Any) -> bytes:
 )
 def test_colours_far_from_srgb_without_a_profile_are_refused(chunk: tuple[bytes, bytes]):
     """Sent as it stands the picture would come out pale, or far too dark."""
-    assert f"told by PNG's {chunk[0].decode()}, which is not converted here" in refusal(png_with(chunk))
+    message = refusal(png_with(chunk))
+    assert f"told by PNG's {chunk[0].decode()}, which is not converted here: export it in sRGB" in message
+    assert message.endswith(", or with an ICC profile") is (chunk[1] != bytes([9, 16, 0, 1]))
+
+
+@pytest.mark.parametrize("transfer", [1, 6, 8, 13])
+def test_an_icc_profile_beside_cicp_converts(transfer: int):
+    """Both tell the same colours, and the one that can be converted by is there."""
+    chunk = (b"cICP", bytes([12, transfer, 0, 1]))
+    patch = Image.new("RGB", (400, 300), (200, 100, 50))
+    raw = png_with(chunk, image=patch, icc_profile=display_p3())
+    assert is_near(corners(opened(fit(raw))), [(215, 93, 31)] * 4, within=3)
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_refused_with_an_icc_profile_too(transfer: int):
+    """PQ and HLG: no profile of ICC's says how bright is white, and none is asked for."""
+    message = refusal(png_with((b"cICP", bytes([9, transfer, 0, 1])), icc_profile=display_p3()))
+    assert message.endswith("which is not converted here: export it in sRGB")
 
 
 def test_colours_near_srgb_without_a_profile_stay():

@@ -38,6 +38,7 @@ LAYERS: dict[str, int] = {
     "engine": 3,
     "downloads": 3,
     "parts": 3,
+    "colours": 1,
     "extras": 1,
     "paths": 1,
     "client": 4,

@@ -9,7 +9,7 @@ import re
 import struct
 from typing import Literal
 
-__all__ = ["bare_jpeg", "bare_png", "bare_tiff", "has_one_scan", "orientation", "other_colours"]
+__all__ = ["bare_jpeg", "bare_png", "bare_tiff", "has_one_scan", "orientation", "refuse_other_colours"]
 
 # Fill bytes, zeros that mask an 0xFF and restart marks are part of a scan's data, not markers.
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
@@ -26,14 +26,15 @@ def bare_jpeg(raw: bytes) -> tuple[bytes, bytes]:
     Raises:
         ValueError: with a clause without a subject: it has no end.
     """
-    kept, exif = [raw[:2]], b""
+    view, exif = memoryview(raw), b""  # its slices are no copies
+    kept = [view[:2]]
     at, is_scan = 2, False
     while marker := _MARKER.search(raw, at):
         code = marker[1][0]
         if is_scan:
-            kept.append(raw[at : marker.start()])
+            kept.append(view[at : marker.start()])
         if code == _END_OF_IMAGE:
-            return b"".join([*kept, raw[marker.start() : marker.end()]]), exif
+            return b"".join([*kept, view[marker.start() : marker.end()]]), exif
         end = marker.end() + int.from_bytes(raw[marker.end() : marker.end() + 2], "big")
         body = raw[marker.end() + 2 : end]
         if end > len(raw):
@@ -47,7 +48,7 @@ def bare_jpeg(raw: bytes) -> tuple[bytes, bytes]:
             or (code == _APP14 and body.startswith(b"Adobe"))
         )
         if tells_colours or not (is_application or code == _COMMENT):
-            kept.append(raw[marker.start() : end])
+            kept.append(view[marker.start() : end])
         at, is_scan = end, code == _START_OF_SCAN
     raise ValueError("is cut off or damaged: it lacks the end mark of JPEG: export it anew")
 
@@ -79,7 +80,8 @@ def bare_png(raw: bytes) -> tuple[bytes, bytes]:
     Raises:
         ValueError: with a clause without a subject: it has no end.
     """
-    kept, exif, at = [raw[:8]], b"", 8
+    view, exif, at = memoryview(raw), b"", 8  # its slices are no copies
+    kept = [view[:8]]
     while at + 12 <= len(raw):
         end = at + 12 + int.from_bytes(raw[at : at + 4], "big")
         kind = raw[at + 4 : at + 8]
@@ -88,7 +90,7 @@ def bare_png(raw: bytes) -> tuple[bytes, bytes]:
         if kind == b"eXIf":
             exif = raw[at + 8 : end - 4]
         if kind in _PIXELS | _COLOURS:
-            kept.append(raw[at:end])
+            kept.append(view[at:end])
         if kind == b"IEND":
             return b"".join(kept), exif
         at = end
@@ -105,10 +107,18 @@ _NEAR_GAMMA = range(30_000, 70_001)
 """gAMA that looks right as sRGB: that means 45,455, and old Macs wrote 55,556. Linear would be 100,000."""
 
 
-def other_colours(png: bytes) -> str | None:
-    """The chunk of a PNG that asks for colours far from sRGB's, where no ICC profile tells them.
+_HDR = {16, 18}
+"""Transfers of cICP whose white is no white of sRGB's, whatever an ICC profile says: PQ and HLG."""
 
-    cICP goes before iCCP, that before sRGB, that before gAMA (W3C PNG, third edition).
+
+def refuse_other_colours(png: bytes) -> None:
+    """Refuse a PNG whose colours are far from sRGB's, where no ICC profile tells how to convert them.
+
+    cICP goes before iCCP, that before sRGB, that before gAMA (W3C PNG, third edition). An ICC profile beside
+    cICP is for readers that do not know cICP, and so means the same colours, except those of HDR.
+
+    Raises:
+        ValueError: with a clause without a subject: which chunk asks for such colours, and what to do.
     """
     chunks, at = dict[bytes, bytes](), 8
     while png[at + 4 : at + 8] not in (b"IDAT", b""):
@@ -116,12 +126,23 @@ def other_colours(png: bytes) -> str | None:
         chunks.setdefault(png[at + 4 : at + 8], png[at + 8 : end])
         at = end + 4
     coded = chunks.get(b"cICP", b"")
-    if len(coded) == 4 and any(code not in near for code, near in zip(coded, _NEAR_SRGB, strict=False)):
-        return "cICP"
     gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big")
-    if gamma and gamma not in _NEAR_GAMMA and not chunks.keys() & {b"cICP", b"iCCP", b"sRGB"}:
-        return "gAMA"
-    return None
+    if len(coded) == 4 and coded[1] in _HDR:
+        told, advice = "cICP", "export it in sRGB"
+    elif b"iCCP" in chunks:
+        return
+    elif len(coded) == 4 and any(code not in near for code, near in zip(coded, _NEAR_SRGB, strict=False)):
+        told, advice = "cICP", _WITH_PROFILE
+    elif gamma and gamma not in _NEAR_GAMMA and not chunks.keys() & {b"cICP", b"sRGB"}:
+        told, advice = "gAMA", _WITH_PROFILE
+    else:
+        return
+    raise ValueError(
+        f"has colours far from sRGB, told by PNG's {told}, which is not converted here: {advice}"
+    )
+
+
+_WITH_PROFILE = "export it in sRGB, or with an ICC profile"
 
 
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
@@ -184,7 +205,8 @@ def bare_tiff(raw: bytes) -> bytes:
             raise ValueError(_TIFF_CUT)
         kept.append(raw[at : at + length])
     entries = len(kept).to_bytes(head, order) + b"".join(kept) + bytes(word)
-    return raw[: first - head] + entries + raw[first - head + len(entries) :]
+    view, place = memoryview(raw), first - head
+    return b"".join((view[:place], entries, view[place + len(entries) :]))
 
 
 _TIFF_CUT = "is cut off or damaged: its TIFF directory does not hold together: export it anew"
