@@ -21,7 +21,7 @@ from typing import Any, cast
 
 import attrs
 
-from kling_async.paths import at_home
+from kling_async import paths
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import (
     MAX_BYTES,
@@ -154,11 +154,11 @@ def _located(source: Image, base: Path | None) -> ImageUrl | str | Path | bytes:
 
     def absolute(path: Path) -> Path:
         if isinstance(source, str):  # a `Path` is what it is
-            path = at_home(path)
+            path = paths.at_home(path)
         return (base / path if base else path).absolute()
 
     def is_file(path: Path) -> bool:
-        return os.path.isfile(absolute(path))  # noqa: PTH113 - Path's raises for a name too long
+        return paths.is_file(absolute(path))
 
     try:
         meant = classify(source, is_file=is_file)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kling_async.colours import is_srgb
+from kling_async.paths import at_home, is_file
 from kling_async.pixels import Picture, UnfitError, decoding, jpeg, open_picture, refuse_huge, scaled
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import MAX_BYTES, SOURCE, ImageUrl, check, classify
@@ -160,7 +161,7 @@ def _located(image: str | Path | bytes) -> tuple[str, Path | bytes]:
     if isinstance(image, str) and not image.strip():
         raise UnfitError("is an empty text: give a path, the bytes or base64")
     try:
-        source = classify(image, is_file=os.path.isfile)
+        source = classify(image, is_file=is_file)
     except ValueError as error:
         raise UnfitError(str(error)) from None
     match source:
@@ -169,8 +170,7 @@ def _located(image: str | Path | bytes) -> tuple[str, Path | bytes]:
         case bytes():
             return "the picture given as bytes", source
         case Path():
-            # Path's own expanduser raises for a user that does not exist; a `Path` is what it is.
-            path = Path(os.path.expanduser(source)) if isinstance(image, str) else source  # noqa: PTH111 - Path's raises for an unknown user
+            path = at_home(source) if isinstance(image, str) else source  # a `Path` is what it is
             return str(path), path
         case str():
             return "the picture given as base64", _from_base64(source)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 from kling_async.batch.entries import Entry, Times
+from kling_async.paths import at_home, is_file
 from kling_async.protocol import images
 from kling_async.protocol.checks import unsigned
 from kling_async.protocol.models import Image, ImageToVideo, VideoRequest
@@ -203,9 +204,8 @@ def relative(path: Path, folder: Path) -> str:
 
 def meant(source: Image) -> images.ImageUrl | str | Path | bytes:
     """What *source* means, see `images.classify`; never raises for what the system cannot look up."""
-    # Path's own methods raise for a name too long, as base64 is, and for an unknown user
-    found = images.classify(source, is_file=os.path.isfile)
-    return Path(os.path.expanduser(found)) if isinstance(found, Path) else found  # noqa: PTH111
+    found = images.classify(source, is_file=is_file)
+    return at_home(found) if isinstance(found, Path) else found
 
 
 def prompt(request: VideoRequest) -> str:

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from kling_async import checking
 from kling_async.batch.documents import Summary, meant, prompt, relative
 from kling_async.batch.entries import STEPS, Entry
+from kling_async.paths import is_file
 from kling_async.protocol import images
 from kling_async.protocol.models import Image, ImageToVideo, MultiImageToVideo, VideoRequest
 from kling_async.protocol.prices import in_units, plain
@@ -212,7 +213,7 @@ class _Pictures:
                 return "", urlsplit(url).hostname or "a picture on the web"
             case Path() as path:
                 embedded = None if is_late or not self.is_small else _embedded(path, self.side)
-                if embedded is None and not os.path.isfile(path):  # noqa: PTH113 - see `meant`
+                if embedded is None and not is_file(path):
                     return "", path.name
                 return embedded or link(relative(path, self.folder)), ""
             case data:

@@ -1,12 +1,12 @@
 """The pictures in a row's fields: located, fitted, and looked for under another spelling."""
 
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from kling_async import paths
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import classify
 
@@ -62,10 +62,10 @@ def locator(base: Path) -> Change:
     """
 
     def path(text: str | Path) -> Path:
-        return base / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for an unknown user
+        return base / paths.at_home(text)
 
     def is_file(text: Path) -> bool:
-        return os.path.isfile(path(text))  # noqa: PTH113 - Path's raises for a name too long
+        return paths.is_file(path(text))
 
     def located(_field: str, value: Any) -> Any:
         if not isinstance(value, str) or not value:

@@ -1,7 +1,6 @@
 """A folder, a manifest or a stream of JSON lines: its rows, and the items that they are."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final
@@ -13,6 +12,7 @@ from kling_async.batch.folders import folder_rows
 from kling_async.batch.items import Check, Item, Maker, Row
 from kling_async.batch.pictures import SUFFIXES, TO_FIT, Fit
 from kling_async.batch.sheets import SAVE_AS, is_header, sheet_rows
+from kling_async.paths import at_home
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.providers import Provider
 
@@ -113,7 +113,7 @@ def _rows(source: str | Path | IO[bytes], warnings: list[str], *, everything: bo
     if not isinstance(source, str | Path):
         yield from _json_rows(source, "<stdin>", Path().absolute())
         return
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's raises for an unknown user
+    path = at_home(source)
     kind, base = path.suffix.lower(), path.parent.absolute()
     if path.is_dir():
         yield from folder_rows(path, warnings, everything=everything)

@@ -76,6 +76,20 @@ def test_nothing_new_needs_no_leave(here: Any, pictures: Path, simulator: Simula
     assert (code, len(out.split()), len(simulator.ledger.made)) == (0, 3, 3)
 
 
+def at_a_terminal(command: Any, *options: str) -> tuple[int, "subprocess.Popen[bytes]"]:
+    """The batch at a terminal: our side of that, and the process."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kling_async", *BATCH, *options],
+        env=command.env | {"TERM": "dumb"},
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    return ours, process
+
+
 def heard(terminal: int) -> str:
     """What was written to a terminal by now, perhaps nothing."""
     is_there, _, _ = select.select([terminal], [], [], 0.05)
@@ -91,15 +105,8 @@ def test_at_a_terminal_it_asks(
     command: Any, pictures: Path, simulator: Simulator, answer: str, code: int, made: int
 ):
     """The question names number and cost; anything but yes submits nothing. What runs is then interrupted."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "kling_async", *BATCH, "--quiet"],
-        env=command.env | {"TERM": "dumb"},
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    ) as process:
-        os.close(theirs)
+    ours, asked = at_a_terminal(command, "--quiet")
+    with asked as process:
         os.write(ours, f"{answer}\n".encode())
         told = heard(ours)
         while made and len(simulator.ledger.made) < made:
@@ -319,15 +326,8 @@ def test_what_went_on_during_the_question_is_seen(
     here: Any, command: Any, pictures: Path, simulator: Simulator
 ):
     """Another run in the folder spends while the question stands: it is looked at again before paying."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "kling_async", *BATCH, "--budget", "4.5"],
-        env=command.env | {"TERM": "dumb"},
-        stdin=theirs,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    ) as process:
-        os.close(theirs)
+    ours, asked = at_a_terminal(command, "--budget", "4.5")
+    with asked as process:
         told = ""
         while "[y/N]" not in told:
             told += heard(ours)
