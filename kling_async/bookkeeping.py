@@ -345,8 +345,9 @@ class Books:
 def _complain(record: Record, written: "asyncio.Future[None]") -> None:
     """Say that *record* is kept in memory, if it was not *written*."""
     error = None if written.cancelled() else written.exception()
-    if error is not None:
-        logger.error("%s is not in the journal yet: %s", record.label, error)
+    if error is not None:  # what it says of money is about a task that is not there, and here is one
+        why = error.what if isinstance(error, KlingError) else error
+        logger.error("%s is not in the journal yet, and is kept in memory: %s", record.label, why)
 
 
 def _made_there(sibling: Sibling) -> JournalError:
