@@ -151,7 +151,9 @@ class Stream:
         if self.stopped:
             return
         self.stopped = True
-        if not isinstance(self.requests, list | tuple):
+        if isinstance(self.requests, list | tuple):
+            self.engine.submission.lines.wake()  # what is taken now takes no slot
+        else:
             self.stop_feeding()
         for flight in self._only_ours():
             if flight in self.waiting:
@@ -211,8 +213,8 @@ class Stream:
         while self.taken - self.given >= max(2 * self.engine.submission.lines.limit, LEAST_BOUND):
             self.room.clear()
             await self.room.wait()
-        if slot_key is not None and not self.stopped:
-            await self.engine.submission.lines.room(slot_key)
+        if slot_key is not None:
+            await self.engine.submission.lines.room(slot_key, lambda: self.stopped)
 
     async def _submit(self, key: str | None, request: VideoRequest) -> bool:
         """Put *request* in line; False: it takes no slot, for an earlier run or another item has it."""

@@ -148,10 +148,10 @@ class Lines:
         if self._stopped is not None:
             self.refuse(flight.slot_key, self._stopped)
 
-    async def room(self, slot_key: SlotKey) -> None:
-        """Wait until a request that joined this line now would leave at once."""
+    async def room(self, slot_key: SlotKey, is_over: Callable[[], bool]) -> None:
+        """Wait until a request that joined this line now would leave at once, or the wait is over."""
         line = self._line(slot_key)
-        while not self._has_room(line):
+        while not (self._has_room(line) or is_over()):
             watcher = asyncio.get_running_loop().create_future()
             line.watchers.append(watcher)
             self.dispatch(slot_key)
@@ -160,6 +160,11 @@ class Lines:
             finally:
                 if watcher in line.watchers:
                     line.watchers.remove(watcher)
+
+    def wake(self) -> None:
+        """Have everyone who waits for room look whether that is over."""
+        for line in self._lines.values():
+            _wake(line)
 
     def dispatch(self, slot_key: SlotKey) -> None:
         """Send off whoever is first in line for as long as there are slots."""
@@ -181,9 +186,7 @@ class Lines:
         if (line.queue or line.watchers) and again > loop.time():
             line.timer = loop.call_at(again, self.dispatch, slot_key)
         if line.watchers and self._has_room(line):
-            for watcher in line.watchers:
-                if not watcher.done():
-                    watcher.set_result(None)
+            _wake(line)
 
     def stop(self, error: Callable[[], KlingError]) -> None:
         """Take everyone out of line, now and from now on."""
@@ -224,3 +227,9 @@ class Lines:
 
     def _has_room(self, line: _Line) -> bool:
         return self._first(line) is None and self._may_leave(line)
+
+
+def _wake(line: _Line) -> None:
+    for watcher in line.watchers:
+        if not watcher.done():
+            watcher.set_result(None)

@@ -223,6 +223,24 @@ def test_what_an_earlier_run_made_comes_after_a_stop_too(world, tmp_path):
     assert len(here.ledger.made) == 3
 
 
+def test_a_stopped_stream_waits_for_no_slot(world):
+    """Where tasks take for ever and hold every slot, it ends when the last of them is given up waiting for."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            stream = kling.completions(here.requests(3), timeout=50)
+            seen = []
+            async for done in stream:
+                seen.append(type(done.error))
+                stream.stop()
+            return seen, asyncio.get_running_loop().time()
+
+    here = world(seconds=5000.0)
+    seen, ended = virtual_time.run(main())
+    assert (seen, ended) == ([WaitTimeoutError, KlingError, KlingError], 50)
+    assert len(here.ledger.made) == 1
+
+
 def test_the_twin_of_what_waits_is_withdrawn_with_it(world):
     """Twice the same in one stream is wanted by nobody else."""
     here = world()
