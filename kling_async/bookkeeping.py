@@ -320,6 +320,7 @@ class Books:
         flight = Flight(
             order=order,
             key=record.label,
+            wanted=0,  # as far as this run knows
             endpoint=record.endpoint,
             slot_key=(record.endpoint, record.model_name),
             task=Task(None, record.external_task_id, TaskStatus.INTENDED),

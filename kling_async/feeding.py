@@ -1,9 +1,8 @@
 """Many requests at work: a feeder takes them one by one as slots are free; what ends waits to be read."""
 
 import asyncio
-import collections
 import heapq
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +11,7 @@ import attrs
 
 from kling_async.checking import estimate, spent
 from kling_async.engine import Engine
-from kling_async.flight import Flight, Names, SlotKey, withdrawn
+from kling_async.flight import Flight, Names, SlotKey
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import (
     BudgetError,
@@ -142,9 +141,9 @@ class Stream:
         if self.feeder is not None:
             self.feeder.cancel()
         self.fed = True
-        for flight in self._only_ours():
-            if flight in self.waiting:
-                self.engine.intake.stop_waiting(flight)
+        waiting = [flight for flight in self.unsent if (flight.same or flight) in self.waiting]
+        for flight in self._unwanted(waiting):
+            self.engine.intake.stop_waiting(flight)
 
     def stop(self) -> None:
         """Submit nothing more; see `Completions.stop`."""
@@ -155,17 +154,21 @@ class Stream:
             self.engine.submission.lines.wake()  # what is taken now takes no slot
         else:
             self.stop_feeding()
-        for flight in self._only_ours():
-            if flight in self.waiting:
-                self.engine.intake.stop_waiting(flight)
-            is_checked = flight.prepared is not None  # else it may be an earlier run's, and is there
-            if not (is_checked and self.engine.intake.withdraw(flight)):
-                flight.stopped = True
+        for flight in self._unwanted(self.unsent):
+            self.engine.intake.stop_waiting(flight)
+            if flight.prepared is not None:  # else it is not checked, and may be there from an earlier run
+                self.engine.intake.withdraw(flight)
 
-    def _only_ours(self) -> list[Flight]:
-        """What Kling has not acknowledged, and nobody wants but this stream."""
-        wanted = collections.Counter(flight.same or flight for flight in self.unsent)
-        return [flight for flight, ours in wanted.items() if len(flight.listeners or ()) == ours]
+    def _unwanted(self, flights: Iterable[Flight]) -> Iterator[Flight]:
+        """Want *flights* no more; gives what nobody wants then."""
+        for flight in tuple(flights):
+            if flight not in self.unsent:
+                continue  # a former one was its twin, and took it along
+            self.unsent.discard(flight)
+            wanted = flight.same or flight
+            wanted.wanted -= 1
+            if wanted.stopped:
+                yield wanted
 
     # The feeder's side
 
@@ -226,10 +229,10 @@ class Stream:
         except KlingError as error:
             self._end(item, error)
             raise
-        flight.label = item.key
+        flight.label, flight.wanted = item.key, 0 if self.stopped else 1
         flight.listen(self._listener(item))  # hears every end, also that of the check
         self.unsent.add(flight)
-        admit = _refuse if self.stopped else None if self.budget is None else self._admit
+        admit = None if self.budget is None else self._admit
         await self.engine.intake.check_quietly(flight, self.recording, admit)
         return flight.same is None and not flight.resumed
 
@@ -363,11 +366,6 @@ class Stream:
                 what = f"no video within {self.timeout:g} s of its acknowledgement"
                 self._end(item, flight.waited(what))
         self._set_timer()
-
-
-def _refuse(_: Flight) -> "asyncio.Future[None] | None":
-    """Asked of what is new to a stream that was stopped."""
-    raise withdrawn()
 
 
 def _pair(item: Any) -> tuple[str | None, VideoRequest]:

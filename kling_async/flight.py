@@ -57,7 +57,7 @@ class Flight:
         same: the flight that was there before for the same key and request; this one only shows it.
         waits: goes back in line when Kling has no slot for it; else that refuses it.
         pays: what it shows is sent by its own leave.
-        stopped: is not sent again; what its POST leads to is its end.
+        wanted: how many want it, also through others that show it; 0: nobody who could say so any more.
         in_line: waits for a slot, and can still be withdrawn.
         holds_slot: occupies a slot.
         listeners: told of every change; None while nobody listens.
@@ -92,7 +92,7 @@ class Flight:
     same: "Flight | None" = None
     waits: bool = True
     pays: bool = False
-    stopped: bool = False
+    wanted: int = 1
     in_line: bool = False
     holds_slot: bool = False
     listeners: list[Callable[["Flight"], None]] | None = None
@@ -115,6 +115,11 @@ class Flight:
     def submitted(self) -> bool:
         """Whether Kling has acknowledged it, or it ended without, and that is durable."""
         return self.task.status not in (TaskStatus.INTENDED, TaskStatus.AMBIGUOUS)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is not to be sent any more: what a POST that is out leads to is its end."""
+        return self.wanted < 1
 
     @property
     def retries(self) -> int:

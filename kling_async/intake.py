@@ -235,7 +235,7 @@ class Intake:
             self._recall(flight, unresolved.judged)
             flight.error = unresolved.error
         if same is not None:
-            if same.request is None:
+            if same.request is None and flight.wanted:
                 same.request, same.prepared = flight.request, flight.prepared
             self._mirror(flight, same)
         elif flight.resumed and (flight.ended or flight.error is not None):
@@ -268,6 +268,7 @@ class Intake:
         """*flight* wants what *same* already is: it leaves the line and shows what happens there."""
         self._leave_line(flight)
         flight.same = same
+        same.wanted += flight.wanted
         aside = self._asides.get(same)
         if aside is not None:
             if aside.record is None:

@@ -284,6 +284,8 @@ class Submission:
     async def _call(self, flight: Flight, request: wire.Request, body: Body) -> Task:
         if flight.acknowledged_at is not None:  # while it waited for its place
             return flight.judged
+        if flight.stopped:  # while it waited for its place, or to be tried again
+            raise withdrawn()
         self._calling.add(flight)
         self.retries += flight.attempts > 0
         flight.attempts += 1

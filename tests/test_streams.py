@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import virtual_time
+from integration.sockets import png
 
 from kling_async import (
     AccountError,
@@ -19,6 +20,7 @@ from kling_async import (
     RequestError,
     ResponseLostError,
     TaskFailedError,
+    TaskStatus,
     WaitTimeoutError,
 )
 from kling_async.protocol.wire import Response
@@ -218,13 +220,12 @@ def test_what_an_earlier_run_made_comes_after_a_stop_too(world, tmp_path):
     old = ("old", here.request("old"))
     assert virtual_time.run(main([old])) == [("old", True)]
     seen = virtual_time.run(main([*map(here.request, "abcd"), old]))
-    # b has taken the slot of a by then
-    assert sorted(seen) == [("a", True), ("b", True), ("c", False), ("d", False), ("old", True)]
-    assert len(here.ledger.made) == 3
+    assert sorted(seen) == [("a", True), ("b", False), ("c", False), ("d", False), ("old", True)]
+    assert len(here.ledger.made) == 2
 
 
 def test_a_stopped_stream_waits_for_no_slot(world):
-    """Where tasks take for ever and hold every slot, it ends when the last of them is given up waiting for."""
+    """Where tasks take for ever and hold every slot, it ends when the last is no longer waited for."""
 
     async def main():
         async with here.client(max_in_flight=1) as kling:
@@ -239,6 +240,65 @@ def test_a_stopped_stream_waits_for_no_slot(world):
     seen, ended = virtual_time.run(main())
     assert (seen, ended) == ([WaitTimeoutError, KlingError, KlingError], 50)
     assert len(here.ledger.made) == 1
+
+
+@pytest.mark.parametrize("size", [0, 70_000])
+def test_no_post_begins_after_a_stop(world, size):
+    """Not of what waits for an upload place, nor of what is to be tried again."""
+    picture = png(size)
+    here = world(latency=2.0)
+    requests = [here.request(str(number), image=picture) for number in range(12)]
+    ends = stopped_at(here, 1.0, requests, max_in_flight=12, max_uploads=2)
+    begun = [when for when in here.times("POST") if when <= 1.0]
+    assert here.times("POST") == begun
+    assert ends.count(NoneType) == len(begun) == len(here.ledger.made)
+
+
+def test_what_others_want_goes_on_after_a_stop(world):
+    """A handle that nobody awaits, a stream that is not stopped, and who comes later; two stops end it."""
+
+    async def main():
+        async with here.client(max_in_flight=1) as kling:
+            busy = await kling.submit(here.request("busy"))
+            soon = kling.submit_soon(here.request("soon"), key="soon")
+            twins = [kling.completions([("k", here.request("k"))]) for _ in range(2)]
+            first = kling.completions([("soon", here.request("soon")), ("late", here.request("late"))])
+            reading = [asyncio.ensure_future(anext(stream)) for stream in (*twins, first)]
+            await asyncio.sleep(5)
+            for stream in (*twins, first):
+                stream.stop()
+            await asyncio.gather(*reading)
+            assert (await soon.result()).status is TaskStatus.SUCCEED
+            late = await kling.submit(here.request("late"), key="late")
+            await asyncio.gather(busy.result(), late.result())
+
+    here = world()
+    virtual_time.run(main())
+    assert sorted(each.body["prompt"] for each in here.ledger.made) == ["busy", "late", "soon"]
+
+
+def test_a_lost_submit_of_an_earlier_run_is_not_sent_after_a_stop(world, tmp_path):
+    """Whenever its item is taken: it is looked for, and that it is not there is its end."""
+
+    async def main():
+        async with here.client(journal=tmp_path / "journal.sqlite", max_in_flight=1) as kling:
+            stream = kling.completions([here.request("a"), here.request("b"), ("k", here.request("k"))])
+            reading = asyncio.ensure_future(read(stream, seen := []))
+            await asyncio.sleep(5)
+            stream.stop()
+            await reading
+            return [done.ok for done in sorted(seen, key=lambda done: done.index)]
+
+    async def lose():
+        async with here.client(journal=tmp_path / "journal.sqlite") as kling:
+            handle = kling.submit_soon(here.request("k"), key="k")
+            await asyncio.sleep(1)
+            return handle
+
+    here = world(faults=Faults.parse("create:lost_reply_before times=1"))
+    virtual_time.run(lose())
+    assert virtual_time.run(main()) == [False, False, False]  # it holds the slot while it is looked for
+    assert here.ledger.made == []
 
 
 def test_the_twin_of_what_waits_is_withdrawn_with_it(world):
@@ -272,9 +332,10 @@ def test_a_stream_that_never_began_is_stopped(world):
 def test_a_stream_is_stopped_by_what_gives_its_requests(world):
     """What it gives in that very step is not submitted."""
 
-    def give():
+    async def give():
         for number, request in enumerate(here.requests(5)):
             if number == 2:
+                await asyncio.sleep(1)
                 stream.stop()
             yield request
 
