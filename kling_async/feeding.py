@@ -162,8 +162,6 @@ class Stream:
     def _unwanted(self, flights: Iterable[Flight]) -> Iterator[Flight]:
         """Want *flights* no more; gives what nobody wants then."""
         for flight in tuple(flights):
-            if flight not in self.unsent:
-                continue  # a former one was its twin, and took it along
             self.unsent.discard(flight)
             wanted = flight.same or flight
             wanted.wanted -= 1
