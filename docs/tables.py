@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kling_async.journal import MIGRATIONS, Record
 from kling_async.protocol import errors as tree
+from kling_async.protocol.codes import api_error, is_retryable
 from kling_async.protocol.errors import KlingError
 from kling_async.protocol.lifecycle import STATES
 from kling_async.protocol.providers import PROVIDERS, new_api
@@ -79,14 +80,14 @@ def codes() -> str:
         (
             [str(code), means, f"`{type(error).__name__}`", error.advice]
             for code, means in _CODES.items()
-            for error in [tree.api_error(code, "", http_status=400)]
+            for error in [api_error(code, "", http_status=400)]
         ),
     )
 
 
 def retryable() -> str:
     """Kling's codes: the class of each, and whether the client tries again by itself."""
-    kinds = {code: tree.api_error(code, "", http_status=400) for code in _CODES}
+    kinds = {code: api_error(code, "", http_status=400) for code in _CODES}
     return table(
         ["code", "error", "a poll or query", "a submit"],
         (
@@ -102,7 +103,7 @@ def retryable() -> str:
 
 
 def _again(error: KlingError, *, creating: bool) -> str:
-    if tree.is_retryable(error, creating=creating):
+    if is_retryable(error, creating=creating):
         return "tried again"
     return "looked up first" if creating and error.outcome is tree.Outcome.MAY_EXIST else "raised"
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "capabilities",
-    "charged",
     "check",
     "estimate",
     "examined",
@@ -30,6 +29,7 @@ __all__ = [
     "prices_for",
     "spent",
     "tells_charges",
+    "told",
 ]
 
 _ENDPOINTS: Final = "gateways reference, routes, November 2026"
@@ -123,21 +123,19 @@ def estimate(
     return prices_for(provider, prices).estimate(request)
 
 
-def charged(
-    units: Decimal | None, request: VideoRequest, provider: Provider, prices: Prices | None = None
-) -> Decimal | None:
-    """What *request*, which was made, cost; None where that is unknown.
+def told(status: TaskStatus, units: Decimal | None, provider: Provider) -> Decimal | None:
+    """What *provider* told that a task cost which ended as *status*; None where that is not known of it.
+
+    A failure costs nothing, unless Kling itself tells otherwise. What a gateway passes on is what Kling
+    charged the gateway: what that charged the caller, prices alone tell.
 
     Args:
-        units: what its task told. A gateway passes on what Kling charged the gateway; what that charged the
-            caller, *prices* alone tell.
-        request: what was made.
+        status: the last one; `MAY_EXIST` is what nobody told the end of.
+        units: what the task told.
         provider: where.
-        prices: rates of your own.
     """
-    if units is not None and tells_charges(provider):
-        return units
-    return estimate(request, provider, prices)
+    known = units if tells_charges(provider) else None
+    return Decimal(0) if known is None and status in (TaskStatus.FAILED, TaskStatus.REFUSED) else known
 
 
 def spent(
@@ -149,11 +147,10 @@ def spent(
 ) -> Decimal | None:
     """What the task of *request* cost that ended as *status*, or may have cost; None where that is unknown.
 
-    For a failure nothing is deducted, unless Kling itself tells otherwise. The others: see `charged`.
+    What was `told` of it, else what prices tell.
     """
-    if status in (TaskStatus.FAILED, TaskStatus.REFUSED):
-        return units if units is not None and tells_charges(provider) else Decimal(0)
-    return charged(units, request, provider, prices)
+    known = told(status, units, provider)
+    return estimate(request, provider, prices) if known is None else known
 
 
 def prices_for(provider: Provider, own: Prices | None = None) -> Prices:

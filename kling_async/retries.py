@@ -12,7 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 import attrs
 import backoff
 
-from kling_async.protocol.errors import ConfigurationError, KlingError, is_retryable
+from kling_async.protocol.codes import is_retryable
+from kling_async.protocol.errors import ConfigurationError, KlingError
 from kling_async.protocol.schedule import Polling
 
 __all__ = ["Retries", "poll_intervals", "retrying"]

@@ -11,7 +11,8 @@ import attrs
 from kling_async.answers import Answers
 from kling_async.api import Api
 from kling_async.flight import Flight, Keeper
-from kling_async.protocol.errors import ConnectError, KlingError, ResponseLostError, is_retryable
+from kling_async.protocol.codes import is_retryable
+from kling_async.protocol.errors import ConnectError, KlingError, ResponseLostError
 from kling_async.protocol.families import external_id, glance, task_from
 from kling_async.protocol.models import Task, TaskStatus
 from kling_async.protocol.pages import Pages, Sweep

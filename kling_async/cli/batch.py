@@ -168,7 +168,7 @@ def _run(
     )
     hooks = [progress.tell, report.tell]
     if agreed.budget is not None:
-        hooks.append(Settler(agreed.budget, agreed.counted.running).tell)
+        hooks.append(Settler(agreed.budget, provider, agreed.counted.running).tell)
     return interrupts.run(
         run_stream(
             common,

@@ -1,14 +1,12 @@
 """What holds a run back while it runs: too many failures in a row, and what earlier runs come to cost."""
 
-from decimal import Decimal
-
 import attrs
 
-from kling_async.checking import tells_charges
+from kling_async.checking import told
 from kling_async.instrumentation import Completed, Event
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import BudgetError
-from kling_async.protocol.models import TaskStatus
+from kling_async.protocol.providers import Provider
 from kling_async.streams import Completion
 
 __all__ = ["Settler", "Streak"]
@@ -44,18 +42,17 @@ class Settler:
 
     Attributes:
         budget: the budget.
+        provider: who made them.
         running: their reservations, by external_task_id.
     """
 
     budget: Budget
+    provider: Provider
     running: dict[str, int]
 
     def tell(self, event: Event) -> None:
         """The client's hook."""
         if not isinstance(event, Completed) or event.external_task_id not in self.running:
             return
-        is_free = event.status in (TaskStatus.FAILED, TaskStatus.REFUSED)
-        told = event.units if event.provider is None or tells_charges(event.provider) else None
-        self.budget.settle(
-            self.running.pop(event.external_task_id), (told or Decimal(0)) if is_free else told
-        )
+        cost = told(event.status, event.units, self.provider)
+        self.budget.settle(self.running.pop(event.external_task_id), cost)

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
+from kling_async.protocol.codes import api_error
 from kling_async.protocol.errors import (
     AccountError,
     APIError,
@@ -28,7 +29,6 @@ from kling_async.protocol.errors import (
     NotFoundError,
     Outcome,
     ProtocolError,
-    api_error,
 )
 from kling_async.protocol.families import glance, task_from
 from kling_async.protocol.models import Task, TaskStatus

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kling_async.protocol import errors
+from kling_async.protocol.codes import api_error, is_retryable
 from kling_async.protocol.errors import (
     APIError,
     GatewayError,
@@ -16,8 +17,6 @@ from kling_async.protocol.errors import (
     Problem,
     ProtocolError,
     RequestError,
-    api_error,
-    is_retryable,
 )
 from kling_async.protocol.models import Task, TaskStatus
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kling_async.protocol import errors
-from kling_async.protocol.errors import GatewayError, KlingError, Outcome, ProtocolError, is_retryable
+from kling_async.protocol.codes import is_retryable
+from kling_async.protocol.errors import GatewayError, KlingError, Outcome, ProtocolError
 from kling_async.protocol.replies import Response, read_created, read_page, read_task
 
 NOT, MAY, CREATED = Outcome.NOT_CREATED, Outcome.MAY_EXIST, Outcome.CREATED
