@@ -684,7 +684,7 @@ SHOTS = {"shot_type": "customize", "multi_prompt": [{"prompt": "x", "duration": 
             ["promt: no such field", "prompt: must be at most"],
         ),
         ({"image": "a.PNG", "prompt": "x", "model": "kling-v3", "duration": 7}, ["model: no such field"]),
-        ({"picture": "a.PNG", "prompt": "x"}, ["picture: no such field", "image: give image, image_tail"]),
+        ({"picture": "a.PNG", "prompt": "x"}, ["picture: no such field; did you mean image?"]),
         ({"image": "a.PNG", "multi_shot": "maybe", "duration": 6, **SHOTS}, ["multi_shot: must be true or"]),
         ({"image": "a.PNG", "Multi_shot": True, "duration": 6, **SHOTS}, ["Multi_shot: no such field; did"]),
         (

@@ -1,7 +1,6 @@
 """CSV as spreadsheets write it -> rows: its encoding, its delimiter, its columns; `cells` has the values."""
 
 import csv
-import difflib
 import io
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from kling_async.batch.items import Row
 from kling_async.batch.pictures import SUFFIXES, TO_FIT
 from kling_async.batch.texts import decoded, doubt, place_of
 from kling_async.protocol.errors import Problem, RequestError
+from kling_async.protocol.naming import closest
 
 __all__ = ["SAVE_AS", "is_header", "sheet_rows"]
 
@@ -31,16 +31,6 @@ _ROUNDED: Final = re.compile(r"\d{15}0+")
 _PICTURE: Final = re.compile(
     "https?://|.*({})".format("|".join(map(re.escape, SUFFIXES + TO_FIT))), re.IGNORECASE
 )
-_MEANT: Final = {
-    **dict.fromkeys(("seconds", "length"), "duration"),
-    **dict.fromkeys(("picture", "photo", "file", "filename", "path", "url"), "image"),
-    **dict.fromkeys(("image_url", "image_path", "image_file", "start_image", "first_image"), "image"),
-    **dict.fromkeys(("start_frame", "first_frame"), "image"),
-    **dict.fromkeys(("end_image", "last_image", "image_end", "tail_image"), "image_tail"),
-    **dict.fromkeys(("end_frame", "last_frame", "image_tail_url"), "image_tail"),
-    "name": "key",
-}
-"""What people call columns whose names are not like it."""
 _UNNAMED: Final = "name it as the API does, or delete it (pandas: index=False)"
 _SEP: Final = re.compile(r'"?sep=(\t|[^"\w\s])"?\1*(?:\n|\Z)', re.IGNORECASE)
 """The line with which Excel is told the delimiter; Excel hides it, and others save it with empty cells."""
@@ -284,13 +274,8 @@ def _hint(name: str) -> str:
     """What may have been meant by the column *name*; empty where nothing is like it."""
     if re.search(r"\.0(\.|$)", name):
         return "; entries are counted from 1"
-    known = list(names(TABLE))
-    meant = _MEANT.get(re.sub(r"[\s-]+", "_", name))
-    close = [meant] if meant else []
-    close = close or [each for each in known if each.startswith(f"{name}_")]  # `model`: model_name
-    close = close or [each for each in known if each.endswith(f".{name.rpartition('.')[2]}")]
-    close = close or difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    meant = closest(name, list(names(TABLE)))
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _letters(number: int) -> str:

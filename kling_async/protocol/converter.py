@@ -14,7 +14,7 @@ Decisions:
 """
 
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
@@ -26,6 +26,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.models import ImageToVideo, MultiImageToVideo, VideoRequest
+from kling_async.protocol.naming import closest
 
 __all__ = ["request_from", "request_to_dict", "to_body"]
 
@@ -128,12 +129,9 @@ def _problems(field: str, error: BaseException) -> Iterator[Problem]:
         yield from _problems(field, inner)
 
 
-def _unknown(prefix: str, name: str, known: Any) -> Problem:
-    import difflib  # only a mistake needs it
-
-    close = [other for other in known if other.startswith(f"{name}_")]  # `model` is meant as model_name
-    close = close or difflib.get_close_matches(name, known, n=1)
-    return Problem(f"{prefix}{name}", f"no such field{f'; did you mean {close[0]}?' if close else ''}")
+def _unknown(prefix: str, name: str, known: Collection[str]) -> Problem:
+    meant = closest(name.lower(), known)
+    return Problem(f"{prefix}{name}", f"no such field{f'; did you mean {meant}?' if meant else ''}")
 
 
 def _json_safe(value: Any) -> Any:

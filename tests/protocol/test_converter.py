@@ -97,6 +97,9 @@ def test_unknown_endpoint():
         ("promt", "prompt"),
         ("imagetail", "image_tail"),
         ("camera", "camera_control"),
+        ("image_url", "image"),
+        ("tail_image_url", "image_tail"),
+        ("Image", "image"),
         ("zzz", ""),
     ],
 )
