@@ -419,7 +419,7 @@ def test_unknown_words_in_braces(folder: Path, prompt: str):
 
 
 def test_pictures_are_fitted_but_masks_are_not(folder: Path):
-    """Each path is fitted once, masks, what they are drawn for and URLs never; names are the pictures'."""
+    """Each path is fitted once, masks and URLs never; names are the pictures'."""
     asked: list[str] = []
 
     def fit(path: Path) -> Path:
@@ -437,13 +437,13 @@ def test_pictures_are_fitted_but_masks_are_not(folder: Path):
         {"image_list": ["c.png", "a.PNG"]},
     ]
     items = items_in(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit)
-    assert asked == ["a.PNG", "c.png"]
+    assert asked == ["a.PNG", "b.png", "c.png"]
     assert [item.name for item in items] == ["a", "a-2", "b", "c"]
     made: list[Any] = [item.request for item in items]
     first, second, third, several = made
     assert first.image == folder / "fitted" / "a.jpg"
-    assert (second.image, second.static_mask) == (folder / "a.PNG", folder / "b.png")
-    assert third.image == third.dynamic_masks[0].mask == folder / "b.png"
+    assert (second.image, second.static_mask) == (first.image, folder / "b.png")
+    assert (third.image, third.dynamic_masks[0].mask) == (folder / "fitted" / "b.jpg", folder / "b.png")
     assert several.image_list == (folder / "fitted" / "c.jpg", folder / "fitted" / "a.jpg")
 
 

@@ -21,11 +21,12 @@ import pytest
 from PIL import GifImagePlugin, Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 
 import kling_async
+from kling_async.batch.pictures import Fitter
 from kling_async.colours import opaque
 from kling_async.extras import install
 from kling_async.fitting import LONG_SIDE, fit, fitted, thumbnail
 from kling_async.pixels import scaled
-from kling_async.protocol.errors import Outcome, RequestError
+from kling_async.protocol.errors import Outcome, Problem, RequestError
 from kling_async.protocol.images import MAX_BYTES, check
 
 PHOTOS = Path(kling_async.__file__).parent / "photos"
@@ -907,3 +908,29 @@ def test_a_thumbnail_never_raises(tmp_path: Path):
     """What cannot be shown is left out."""
     for source in (b"", b"rubbish", COFFEE.read_bytes()[:5000], tmp_path, tmp_path / "missing.jpg"):
         assert thumbnail(source) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "keeps_its_frame"),
+    [
+        ("gps.jpg", saved(quarters(), "JPEG", exif=exif()), True),
+        ("cmyk.jpg", saved(quarters().convert("CMYK"), "JPEG"), True),
+        ("turned.jpg", saved(quarters((400, 400)), "JPEG", exif=exif(6)), False),
+        ("mirrored.jpg", saved(quarters(), "JPEG", exif=exif(2)), False),
+        ("phone.webp", saved(quarters(), "WEBP"), False),
+        ("small.png", saved(quarters((200, 200)), "PNG"), False),
+    ],
+)
+def test_what_masks_are_drawn_for_is_fitted_where_it_keeps_its_frame(
+    tmp_path: Path, name: str, content: bytes, keeps_its_frame: bool
+):
+    """Without its GPS it is the same picture for them; turned, or of a format nobody measured, it is not."""
+    path, mask = tmp_path / name, tmp_path / "mask.png"
+    path.write_bytes(content)
+    mask.write_bytes(saved(quarters(), "PNG"))
+    problems: list[Problem] = []
+    fitter = Fitter(functools.partial(fitted, folder=tmp_path / "fitted"))
+    made = fitter.fitted({"image": path, "static_mask": mask}, problems)
+    assert (made["image"] != path, made["static_mask"], problems) == (keeps_its_frame, mask, [])
+    alone = fitter.fitted({"image": path}, problems)
+    assert (alone["image"] == path, len(problems)) == (name == "small.png", int(name == "small.png"))

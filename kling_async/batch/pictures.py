@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from kling_async import paths
 from kling_async.protocol.errors import Problem, RequestError
-from kling_async.protocol.images import classify
+from kling_async.protocol.images import Header, check, classify
 
 __all__ = [
     "SUFFIXES",
@@ -94,16 +94,17 @@ class Fitter:
     def fitted(self, fields: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
         """*fields* with fitted pictures; what cannot be fitted goes to *problems*.
 
-        Masks stay as they are, and so does what masks are drawn for: turned or scaled it would be another
-        picture than the one that they, and the points of their paths, mean.
+        Masks stay as they are, and so does what masks are drawn for where fitting turns or scales it: it
+        would be another picture than the one that they, and the points of their paths, mean.
         """
-        if is_masked(fields):
-            return dict(fields)
+        masked = is_masked(fields)
 
         def fitted(field: str, value: Any) -> Any:
-            if not isinstance(value, Path) or not value.is_file():
+            if not isinstance(value, Path) or field.endswith("mask") or not value.is_file():
                 return value
             result = self._result(value)
+            if masked and field == "image":
+                return result if isinstance(result, Path) and _is_same_frame(value, result) else value
             if isinstance(result, Path):
                 return result
             problems.append(Problem(field, f"{value} {result}"))
@@ -126,6 +127,17 @@ class Fitter:
 def is_masked(fields: Mapping[str, Any]) -> bool:
     """Whether masks are drawn for the start frame."""
     return bool(fields.get("static_mask") or fields.get("dynamic_masks"))
+
+
+def _is_same_frame(path: Path, fitted: Path) -> bool:
+    """Whether a pixel of the picture at *path* is in the same place of the *fitted* one."""
+    before, after = _header(path), _header(fitted)
+    return not before.turned and 0 < before.width == after.width and 0 < before.height == after.height
+
+
+def _header(path: Path) -> Header:
+    with path.open("rb") as reader:
+        return check(reader, path.stat().st_size)
 
 
 # Names of files
