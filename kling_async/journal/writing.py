@@ -145,15 +145,6 @@ class Journal:
         if self._store.siblings is not None:
             self._store.siblings.leave_out(paths)
 
-    async def by_id(self, external_task_id: str) -> Record | None:
-        """The row of *external_task_id*."""
-        rows = await self._read("WHERE external_task_id = ?", external_task_id)
-        return rows[0] if rows else None
-
-    async def of_key(self, key: str) -> Sequence[Record]:
-        """Every row of *key*, whatever was asked for under it."""
-        return await self._read("WHERE key = ? ORDER BY updated_at", key)
-
     async def live(self) -> Sequence[Record]:
         """The rows of tasks that had not ended, the earliest first; a state of a later version is none."""
         marks = ", ".join("?" * len(LIVE))
