@@ -57,6 +57,12 @@ def count_of(counted: Counter[str], operation: Operation) -> int:
     return counted[f"{'create' if operation == 'blind' else operation}-headers"]
 
 
+def is_answered(counted: Counter[str], operation: Operation) -> bool:
+    """Whether the server is done with every request of the operation's kind."""
+    kind = "create" if operation == "blind" else operation
+    return counted[f"{kind}-replied"] + counted[f"{kind}-lost"] == counted[f"{kind}-headers"]
+
+
 @contextlib.asynccontextmanager
 async def client_of(url: str, row: Row, operation: Operation) -> AsyncGenerator[KlingClient]:
     """A client of the simulator at *url*; it waits briefly for replies where none comes in time."""
@@ -75,11 +81,12 @@ async def client_of(url: str, row: Row, operation: Operation) -> AsyncGenerator[
 async def struck(row: Row, operation: Operation, folder: Path) -> tuple[End, float, int]:
     """What becomes of *operation* when the fault strikes it; the seconds it took; how often it struck."""
     simulator = Simulator(seconds=0.0, parallel=None, render=lambda _: VIDEO)
-    counted = Counter[str]()
+    counted, answered = Counter[str](), asyncio.Event()
     await asyncio.to_thread(folder.mkdir)
 
     def count(event: str) -> None:
         counted[event] += 1
+        (answered.set if is_answered(counted, operation) else answered.clear)()
 
     async with serve(simulator, on_event=count) as url, client_of(url, row, operation) as kling:
         assert [task async for task in kling.list_tasks()] == []
@@ -97,7 +104,7 @@ async def struck(row: Row, operation: Operation, folder: Path) -> tuple[End, flo
         try:
             if operation in ("create", "blind"):
                 handle = await kling.submit(request(row, folder))
-                assert (await handle.result(timeout=5)).task_id == simulator.ledger.made[-1].task_id
+                assert (await handle.result(timeout=30)).task_id == simulator.ledger.made[-1].task_id
             elif operation == "query":
                 assert (await kling.get_task(task.task_id)).status is TaskStatus.SUCCEED
             elif operation == "list":
@@ -108,6 +115,8 @@ async def struck(row: Row, operation: Operation, folder: Path) -> tuple[End, flo
         except KlingError as raised:
             error = raised
         took = time.monotonic() - started
+        if ":delay" in row.fault and "made=1" not in row.fault:
+            await answered.wait()  # the server makes it when nobody waits any more
         requests = count_of(counted, operation) - before
     ledger = simulator.ledger
     if operation == "download":
