@@ -14,14 +14,14 @@ from kling_async.batch import read_source
 from kling_async.cli import interrupts
 from kling_async.cli.generate import Out, Timeout
 from kling_async.cli.limits import Settler, Streak
-from kling_async.cli.options import Common, Fields, folder_for
+from kling_async.cli.options import Common, Fields, folder_for, require_place
 from kling_async.cli.planning import Preview, agree, preview, read_prices, tell_bad_rows
 from kling_async.cli.progress import Progress
 from kling_async.cli.resuming import Again
 from kling_async.cli.running import report_of, run_stream
 from kling_async.cli.screen import Screen
 from kling_async.extras import install
-from kling_async.paths import at_home, is_there
+from kling_async.paths import at_home
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import ConfigurationError
 from kling_async.protocol.prices import Prices
@@ -94,8 +94,7 @@ def batch(
     _require_limits(timeout, max_items, max_in_flight, stop_after_failures)
     if allow_unpriced and budget is None:
         raise ConfigurationError("--allow-unpriced is for runs with a --budget")
-    if is_there(out):
-        folder_for(out)  # what cannot be written to is told first
+    require_place(out)  # what cannot be written to is told first
     screen, own = common.screen, read_prices(prices)
     provider = common.where(needs_key=not dry_run)
     found = read_source(

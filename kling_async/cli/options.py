@@ -14,14 +14,14 @@ from dotenv import dotenv_values
 from kling_async.cli.screen import Screen
 from kling_async.client import KlingClient
 from kling_async.journal import Record
-from kling_async.paths import at_home
+from kling_async.paths import at_home, is_there
 from kling_async.protocol import auth, environment
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import ConfigurationError, RequestError
 from kling_async.protocol.models import DEFAULT_MODEL
 from kling_async.protocol.providers import Provider
 
-__all__ = ["Common", "Fields", "folder_for", "model_help"]
+__all__ = ["Common", "Fields", "folder_for", "model_help", "require_place"]
 
 model_help = f"the model; image2video's default is {DEFAULT_MODEL}"
 
@@ -142,11 +142,24 @@ def folder_for(path: Path) -> Path:
     Raises:
         RequestError: it is a file, or may not be made or written to.
     """
+    require_place(path)
     folder = at_home(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"{folder} cannot be a folder: {error.strerror or error}", advice="") from error
-    if not os.access(folder, os.W_OK):
-        raise RequestError(f"{folder} cannot be written to", advice="")
     return folder
+
+
+def require_place(path: Path) -> None:
+    """Refuse a place where no folder can be made or written to, as far as that is seen without making it.
+
+    Raises:
+        RequestError: it, or what it is to be in, is a file or may not be written to.
+    """
+    folder = at_home(path)
+    there = next(filter(is_there, (folder, *folder.absolute().parents)))
+    if not there.is_dir():
+        raise RequestError(f"{folder} cannot be a folder: {there} is a file", advice="")
+    if not os.access(there, os.W_OK):
+        raise RequestError(f"{there} cannot be written to", advice="")
