@@ -7,12 +7,17 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kling_async import KLING, APIKey, ImageToVideo, KlingClient, Polling
 from kling_async.protocol.wire import Request, Response
 from kling_async.simulator import Simulator
 from kling_async.testing import SimulatorTransport
 from kling_async.typing import Body
+
+# no law is about how fast the machine is
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 EPOCH = 1_800_000_000.0
 """Unix seconds at which every loop begins."""

@@ -323,7 +323,7 @@ def with_pictures(value: Any, made: Callable[[str, bytes], Any]) -> Any:
 
 
 @given(DOCUMENTS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_streamed_body_is_the_documents_json(tmp_path: Path, document: dict[str, Any]):
     """The pieces join to the JSON with the base64 inline; the size is exact; read again, all is the same."""
     names = iter(range(1000))
@@ -553,7 +553,6 @@ def modules_of(name: str):
 
 @pytest.mark.parametrize("find", [missing, modules_of])
 @given(content=st.binary(max_size=100) | st.sampled_from([PIECE, PIECE + 1, 3 * PIECE + 2]).map(os.urandom))
-@settings(deadline=None)
 def test_encoders_give_the_same_bytes(find: Callable[[str], Any], content: bytes):
     """With pybase64 and without, it is standard base64 without line breaks, also of a part in memory."""
     encode = bodies._base64_encoder(find)

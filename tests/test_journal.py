@@ -235,7 +235,7 @@ RECORDS = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(RECORDS, max_size=12))
 def test_what_was_put_last_is_found(records: list[Record]):
     """Every query tells exactly the last record of each id, at once and after the journal was reopened."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import hypothesis.strategies as st
 import virtual_time
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from kling_async import Retries, TaskStatus, Video
@@ -189,9 +189,4 @@ class Lifecycle(RuleBasedStateMachine):
 
 
 TestLifecycle = Lifecycle.TestCase
-TestLifecycle.settings = settings(
-    max_examples=80,
-    stateful_step_count=14,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestLifecycle.settings = settings(max_examples=80, stateful_step_count=14)

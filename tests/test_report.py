@@ -530,7 +530,7 @@ def is_name(text):
     return False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=EVIL, prompt=EVIL.filter(is_text), reason=EVIL, title=EVIL)
 def test_nothing_leaves_its_element(tmp_path_factory, name, prompt, reason, title):
     """Whatever a name, a prompt, a reason or a title holds is text: the page has its usual elements."""

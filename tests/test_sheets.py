@@ -571,7 +571,7 @@ CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     rows=st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=5),
     delimiter=st.sampled_from(",;\t|"),
@@ -606,7 +606,7 @@ def test_what_is_written_is_read(
     assert warnings == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"image,prompt\n", b"image;duration;element_list\r"]))
 def test_any_bytes_are_rows_or_problems(data: bytes, head: bytes):
     """Nothing that a file can hold ends in anything but rows, problems or a refusal."""

@@ -7,7 +7,7 @@ import hmac
 import json
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from vendors_vector import BODY, HEADERS, SECRET, SIGNED_AT
 
 from kling_async.protocol.callbacks import LARGEST, read
@@ -168,7 +168,6 @@ def test_size_is_bounded():
     assert read({}, BODY + b" " * (LARGEST - len(BODY)), [], SIGNED_AT).task.task_id == "1234567890"
 
 
-@settings(deadline=None)
 @given(headers=st.dictionaries(st.sampled_from(sorted(HEADERS)), st.text(st.characters())), body=st.binary())
 def test_nothing_else_is_raised(headers, body):
     """Whatever arrives is read or is a `CallbackError`."""

@@ -355,4 +355,4 @@ class MovingList(RuleBasedStateMachine):
 
 
 TestMovingList = MovingList.TestCase
-TestMovingList.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestMovingList.settings = settings(max_examples=80, stateful_step_count=30)

@@ -316,7 +316,7 @@ class Account(RuleBasedStateMachine):
 
 
 TestAccount = Account.TestCase
-TestAccount.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAccount.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 @given(st.integers(1, 50))
