@@ -20,7 +20,6 @@ import inspect
 import io
 import os
 import re
-import selectors
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ from typing import Any
 
 import pytest
 from serving import served
+from steady_time import SteadyLoop
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
@@ -36,6 +36,7 @@ from kling_async.cli.app import run
 from kling_async.simulator import Simulator, serve
 
 TRY_IT = (Path(__file__).parent / "docs" / "howto" / "try-it.md").read_text(encoding="utf-8")
+os.environ.pop("FORCE_COLOR", None)  # what is printed has none
 SPEED = 10
 """How much faster time passes in code that is shown: its first poll comes after 5 s of it."""
 
@@ -64,23 +65,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
-class _QuickSelector(selectors.DefaultSelector):
-    """Waits for a part of the time it is told."""
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        return super().select(timeout and timeout / SPEED)
-
-
-class _QuickLoop(asyncio.SelectorEventLoop):
-    """An event loop over real sockets whose clock runs fast."""
-
-    def __init__(self) -> None:
-        super().__init__(_QuickSelector())
-
-    def time(self) -> float:
-        return super().time() * SPEED
-
-
 def set_quick(quick: bool) -> None:
     """Say which loops `asyncio.run` makes: its one seam, though deprecated since Python 3.14."""
     with warnings.catch_warnings():
@@ -90,7 +74,7 @@ def set_quick(quick: bool) -> None:
             """Makes loops whose clock runs fast."""
 
             def new_event_loop(self) -> asyncio.AbstractEventLoop:
-                return _QuickLoop()
+                return SteadyLoop(SPEED)
 
         asyncio.set_event_loop_policy(Policy() if quick else None)  # pyright: ignore[reportDeprecated] - there is no other seam
 

@@ -31,7 +31,7 @@ COLUMNS, ROWS = 100, 40
 COMMAND = ("batch", "shots.csv", "--out", "videos", "--budget", "25")
 FAIL_MARKER = "smiles"
 """In the prompt of the one video that fails."""
-_QUESTION: Final = "[y/N] "
+_QUESTION: Final = b"[y/N] "
 _MOVES: Final = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|\x1b\][^\x07]*\x07|([\r\n])|([^\x1b\r\n]+)|\x1b")
 _COLOURS: Final = 160
 """Of a PNG: with more it grows, and nobody sees them."""
@@ -132,23 +132,23 @@ async def run(folder: Path, simulator: Simulator, program: Sequence[str] = ("-m"
         )
         os.close(theirs)
         loop = asyncio.get_running_loop()
-        end = ""
-        while text := await loop.run_in_executor(None, _read, ours):
-            shown.write(text)
-            end = (end + text)[-len(_QUESTION) :]  # a question may come in two pieces
-            if end == _QUESTION:
+        told = b""
+        while piece := await loop.run_in_executor(None, _read, ours):
+            told += piece
+            if told.endswith(_QUESTION):
                 os.write(ours, b"y\n")
         os.close(ours)
+        shown.write(told.decode())
         if await process.wait() != 1 or not (folder / "videos" / PAGE_NAME).exists():
             raise RuntimeError(f"not one failure and a page:\n{shown}")
     return str(shown)
 
 
-def _read(terminal: int) -> str:
+def _read(terminal: int) -> bytes:
     try:
-        return os.read(terminal, 65_536).decode(errors="replace")
+        return os.read(terminal, 65_536)
     except OSError:  # how Linux says that the other side has left
-        return ""
+        return b""
 
 
 def drawn(text: str) -> str:

@@ -23,10 +23,10 @@ def served(server: AbstractAsyncContextManager[str]) -> Generator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     base_url, loop, stop = running[0]
     try:
         yield base_url
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)

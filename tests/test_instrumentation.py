@@ -389,7 +389,7 @@ def test_a_saved_video_is_told_and_counted(
     [saved] = of(events, Saved)
     assert saved.path == Path("out", "order-17.mp4")
     assert (saved.size, saved.retries) == (saved.path.stat().st_size, 2)
-    assert 0 < saved.elapsed < 5
+    assert 0 < saved.elapsed < 60
     assert before == Statistics()
     assert set(attrs.astuple(before)) == {0}
     assert (after.saved, after.succeeded, after.retries, after.callbacks) == (1, 1, 0, 0)

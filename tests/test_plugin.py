@@ -445,4 +445,4 @@ def test_the_example_of_the_documentation(tmp_path):
     seconds = [
         float(each) for each in re.findall(r"^([0-9.]+)s (?:call|setup|teardown)", run.text, re.MULTILINE)
     ]
-    assert 0 < sum(seconds) < 10, "two minutes of generation are in it"
+    assert 0 < sum(seconds) < 60, "two minutes of generation are in it"

@@ -66,6 +66,14 @@ class Command:
             encoding="utf-8",
         )
 
+    def submitted(self, process: "subprocess.Popen[str]", count: int) -> None:
+        """Read what *process* tells until *count* tasks are submitted."""
+        assert process.stderr is not None
+        while count:
+            line = process.stderr.readline()
+            assert line, "it ended"
+            count -= "submitted as task" in line
+
     def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run it to its end."""
         with self.start(*arguments) as process:
@@ -99,6 +107,9 @@ def here(
     quick_time: None, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Here:
     """The command in this process, with the environment of *simulator*."""
+    for name in tuple(os.environ):
+        if name.startswith(("KLING", "COMETAPI", "EZMODEL")):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("KLING_API_KEY", "sim-key")
     monkeypatch.setenv("KLING_BASE_URL", url)
     monkeypatch.setenv("COLUMNS", "80")

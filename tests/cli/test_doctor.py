@@ -130,11 +130,11 @@ def test_a_refused_key(doctor: Doctor):
 @pytest.mark.parametrize(
     ("skew", "keys", "code", "accepted", "mark", "told"),
     [
-        (-60, PAIR, 1, "✗", "✗", r"(59|60|61) s ahead of"),
+        (-60, PAIR, 1, "✗", "✗", r"[56]\d s ahead of"),
         (1790, PAIR, 1, "✓", "✗", "30 min behind"),
         (-3600, {"KLING_API_KEY": KEY}, 0, "✓", "!", "60 min ahead of"),
         (-8 * 3600, {"KLING_API_KEY": KEY}, 0, "✓", "!", "8.0 h ahead of"),
-        (20, {"KLING_API_KEY": KEY}, 0, "✓", " ", r"(19|20|21) s behind"),
+        (20, {"KLING_API_KEY": KEY}, 0, "✓", " ", r"[12]\d s behind"),
     ],
 )
 def test_a_clock_that_is_off(

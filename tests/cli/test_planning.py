@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,11 @@ def at_a_terminal(command: Any, *options: str) -> tuple[int, "subprocess.Popen[b
 
 def heard(terminal: int) -> str:
     """What was written to a terminal by now, perhaps nothing."""
-    is_there, _, _ = select.select([terminal], [], [], 0.05)
-    try:
-        return os.read(terminal, 10_000).decode() if is_there else ""
-    except OSError:  # Linux says so of a terminal whose other side is closed
-        return ""
+    text = b""
+    with suppress(OSError):  # Linux says so of a terminal whose other side is closed
+        while select.select([terminal], [], [], 0.05)[0] and (piece := os.read(terminal, 10_000)):
+            text += piece
+    return text.decode(errors="replace")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal is made with pty")
@@ -109,8 +109,9 @@ def test_at_a_terminal_it_asks(
     with asked as process:
         os.write(ours, f"{answer}\n".encode())
         told = heard(ours)
-        while made and len(simulator.ledger.made) < made:
+        while len(simulator.ledger.made) < made:
             told += heard(ours)
+            assert process.poll() is None, told
         if made:
             process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
@@ -330,6 +331,7 @@ def test_what_went_on_during_the_question_is_seen(
     with asked as process:
         told = ""
         while "[y/N]" not in told:
+            assert process.poll() is None, told
             told += heard(ours)
         assert here(*BATCH, "--yes", "--budget", "4.5")[0] == 0
         os.write(ours, b"y\n")
@@ -386,8 +388,7 @@ def test_what_failed_makes_room(here: Any, command: Any, pictures: Path, simulat
     manifest(*rows)
     run = ("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "3")
     with command.start(*run) as process:
-        while len(simulator.ledger.made) < 2:
-            process.stderr.readline()
+        command.submitted(process, 2)
         process.kill()
         process.communicate(timeout=30)
     code, _, err = here(*run)
@@ -443,8 +444,7 @@ def test_what_another_key_left_running_is_spent(
     run = ("batch", "m.jsonl", "-o", "out", "--yes", "--budget", "4.4")
     manifest({"key": "a", "image": "in/a.png", "prompt": "x"})
     with command.start(*run) as process:
-        while not simulator.ledger.made:
-            process.stderr.readline()
+        command.submitted(process, 1)
         process.kill()
         process.communicate(timeout=30)
     simulator.seconds = 0.0
@@ -464,8 +464,7 @@ def test_room_that_may_come_is_agreed_to_first(here: Any, command: Any, pictures
     manifest(*rows)
     run = ("batch", "m.jsonl", "-o", "out", "--budget", "3")
     with command.start(*run, "--yes") as process:
-        while len(simulator.ledger.made) < 2:
-            process.stderr.readline()
+        command.submitted(process, 2)
         process.kill()
         process.communicate(timeout=30)
     code, _, err = here(*run)

@@ -15,14 +15,6 @@ import pytest
 from kling_async.simulator import Simulator
 
 
-def submitted(process: Any, count: int) -> None:
-    """Read what *process* tells until *count* tasks are submitted."""
-    while count:
-        line = process.stderr.readline()
-        assert line, "it ended"
-        count -= "submitted as task" in line
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_tells_how_to_go_on(command: Any, pictures: Path, simulator: Simulator, number: int):
     """After an interrupt each task at Kling is told with the command that fetches it; the code is 130."""
@@ -31,7 +23,7 @@ def test_interrupt_tells_how_to_go_on(command: Any, pictures: Path, simulator: S
     with command.start(
         "batch", "--yes", "in", "-o", "the out", "--prompt", "x", "--provider", "kling"
     ) as process:
-        submitted(process, 2)
+        command.submitted(process, 2)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, "")
@@ -69,7 +61,7 @@ def test_an_interrupted_run_goes_on(command: Any, here: Any, pictures: Path, sim
     simulator.parallel = 2
     run = ("batch", "--yes", "in", "-o", "out", "--prompt", "x")
     with command.start(*run) as process:
-        submitted(process, 2)
+        command.submitted(process, 2)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     code, out, err = here(*run)
@@ -84,6 +76,7 @@ def test_second_interrupt_ends_at_once(bare_command: Any, pictures: Path):
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         command = bare_command.where(KLING_API_KEY="sim-key", KLING_BASE_URL=url)
         with command.start("animate", "in/a.png", "--prompt", "x") as process:
+            server.settimeout(120)
             connection, _ = server.accept()
             with connection:
                 connection.recv(1000)

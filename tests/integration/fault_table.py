@@ -122,10 +122,10 @@ ROWS: Final = (
     Row("half of the JSON", "{on}:truncated_json", _MADE | _reads(2, download=False)),
     Row(
         "no reply in time, and the server makes it later",
-        "{on}:delay seconds=2.5",
+        "{on}:delay seconds=1",
         {"create": End(2, 1), "blind": _PAID_AND_LOST} | _reads(2, download=False),
     ),
-    Row("no reply in time, task made", "{on}:delay seconds=4 made=1", _MADE),
+    Row("no reply in time, task made", "{on}:delay seconds=1 made=1", _MADE),
     Row("reply comes slowly", "{on}:slow bytes_per_second=3000000", {"create": End(1, 1)} | _reads(1)),
     Row(
         "refused (413) before 5 MB were read",
@@ -179,7 +179,7 @@ ROWS: Final = (
     ),
     Row(
         "answer lost, and look-ups lag for longer than the quarantine (1201)",
-        "{on}:lost_reply_after; query:lookup_lag seconds=2 times=99",
+        "{on}:lost_reply_after; query:lookup_lag seconds=0.6 times=9",
         {"create": End(2, 1)},
     ),
     Row(

@@ -165,6 +165,7 @@ class Killing:
         self._deck = list(itertools.islice(itertools.cycle(_DECK), kills))
         self._rng = Random(seed)
         self._life = Life("", 0, 0.0)
+        self._early = 0  # kills in a row that came before the migration; a slow machine takes longer to begin
         self._batch: Batch | None = None
         self._simulator = Simulator(
             seconds=(0.3, 1.0),
@@ -209,13 +210,14 @@ class Killing:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=words,
+                start_new_session=True,
                 env={**os.environ, "PYTHONPATH": root},
             )
         try:
             yield worker
         finally:
             self._life.kill()
-            worker.kill()
+            os.killpg(worker.pid, signal.SIGKILL)  # a life may have begun that has not told its id yet
             await worker.communicate()
 
     def _on_event(self, event: str) -> None:
@@ -263,7 +265,7 @@ class Killing:
                     if point == "random":
                         self._kill_after(life, self._rng.uniform(0, 1.5))
                 case [b"migrating"]:
-                    self._kill_after(life, self._rng.uniform(0.01, 0.15))
+                    self._kill_after(life, self._rng.uniform(0.01, 0.15) * (1 + self._early))
                 case [b"ended", told]:
                     code, life.pid = int(told), None
                     break
@@ -274,6 +276,7 @@ class Killing:
         batch.completions = [json.loads(line) for line in lines if line.strip()] if code in (0, 3) else []
         if code == -signal.SIGKILL:
             begun = point != "migrating" or (backup.exists() and backup.stat().st_mtime_ns != before)
+            self._early = 0 if begun else self._early + 1
             self._count(batch, point if begun else "random")
         return code
 

@@ -162,6 +162,9 @@ class Customer:
         accepted: list[str] = []
         for name in names:
             while (status := (await self.order(name))[0]) == 503:
-                await self.ended(accepted.pop(0))
+                if accepted:
+                    await self.ended(accepted.pop(0))
+                else:  # others have the slots
+                    await asyncio.sleep(0.1)
             assert status == 202
             accepted.append(name)

@@ -166,7 +166,7 @@ def test_three_thousand_leave_nothing_over(tmp_path: Path):
                 stderr=asyncio.subprocess.PIPE,
             )
             try:
-                out, err = await asyncio.wait_for(process.communicate(), 120)
+                out, err = await asyncio.wait_for(process.communicate(), 600)
             finally:
                 await ended(process)
             return process.returncode, out, err

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import steady_time
 from attrs import define, field
 from integration.sockets import RETRIES, VIDEO, Host, reply
 
@@ -207,8 +208,9 @@ def test_a_leftover_part_is_used_by_the_next_process(tmp_path: Path):
                 sys.executable, "-c", CHILD, video, str(tmp_path), stdout=asyncio.subprocess.PIPE
             )
             assert child.stdout is not None
-            while await child.stdout.readline() != b"append\n":
-                pass
+            async for line in child.stdout:
+                if line == b"append\n":
+                    break
             async with downloads() as here:
                 await here.save(task_at(video), tmp_path, name="own")
                 child.send_signal(signal.SIGKILL)
@@ -452,7 +454,7 @@ def test_a_host_that_falls_silent_is_asked_again(tmp_path: Path):
 
     host = Host(fall_silent, part(VIDEO[HALF:], HALF, len(VIDEO), etag="1"))
     timeout = aiohttp.ClientTimeout(sock_read=0.3)
-    assert asyncio.run(saved(host, tmp_path, timeout=timeout)).read_bytes() == VIDEO
+    assert steady_time.run(saved(host, tmp_path, timeout=timeout)).read_bytes() == VIDEO
     assert ranges(host) == ["", f"bytes={HALF}-"]
 
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIG
 
 SERVICES = ("aiohttp", "fastapi")
 NAMES = [f"order-{number}" for number in range(12)]
-DEADLINE = 60.0
+DEADLINE = 300.0
 PHOTOS = Path(str(files("kling_async") / "photos"))
 PICTURES = [each for each in PHOTOS.iterdir() if each.suffix in (".jpg", ".png")]
 
@@ -148,6 +148,7 @@ def test_a_service_answers_its_customers(name: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with other.service(name, tmp_path) as (service, customer), service.life():
             photo = base64.b64encode(png(100)).decode()
+            usual, other.simulator.seconds = other.simulator.seconds, 4.0  # which no machine sleeps through
             status, answer = await customer.order("cat", photo)
             assert (status, answer["id"]) == (202, "cat")
             assert (await customer.order("cat", photo))[0] == 202
@@ -160,6 +161,7 @@ def test_a_service_answers_its_customers(name: str, tmp_path: Path) -> None:
             assert (await customer.order("cat", photo))[0] == 202
             await other.assert_delivered(customer, ["cat"])
 
+            other.simulator.seconds = usual
             await customer.order("bad", prompt="[fail]")
             assert "content risk control" in (await customer.ended("bad"))["error"]
             (tmp_path / "secret.png").write_bytes(png(0))

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import steady_time
 from aiohttp import web
 from attrs import define, field
 from integration.sockets import POLLING, RETRIES, VIDEO, Answer, Host, png, reply
@@ -264,7 +265,7 @@ async def sent(answer: Answer, method: str = "POST", **options: Any) -> Any:
 def test_a_reply_that_cannot_be_read_is_lost(method: str, bad: bytes):
     """Once the body is handed over, whatever is no whole reply leaves a create unknown."""
     with pytest.raises(ResponseLostError, match=r"127\.0\.0\.1"):
-        asyncio.run(sent(bad, method))
+        steady_time.run(sent(bad, method))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -272,14 +273,14 @@ def test_a_reply_without_end_is_lost(method: str):
     """One that swells to more than 64 MiB is not read to its end."""
     swollen = reply(200, zlib.compress(bytes(REPLY_LIMIT + 1), 9), Content_Encoding="deflate")
     with pytest.raises(ResponseLostError, match="larger than"):
-        asyncio.run(sent(swollen, method, reply_seconds=20.0))
+        steady_time.run(sent(swollen, method, reply_seconds=20.0))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_large_reply_is_read_whole(method: str):
     """A page of the list comes in many pieces; headers are found by their lower-case names."""
     body = random.Random(1).randbytes(1_000_000)
-    seen = asyncio.run(sent(reply(200, body, Retry_After="7"), method, reply_seconds=20.0))
+    seen = steady_time.run(sent(reply(200, body, Retry_After="7"), method, reply_seconds=20.0))
     assert (seen.status, seen.body, seen.headers["retry-after"]) == (200, body, "7")
 
 
@@ -294,13 +295,13 @@ def test_a_bad_chunk_that_comes_late_is_lost():
         writer.write(b"ZZ" + chunk)
 
     with pytest.raises(ResponseLostError):
-        asyncio.run(sent(late))
+        steady_time.run(sent(late))
 
 
 def test_no_reply_in_time_is_lost():
     """The time runs from the end of the body."""
     with pytest.raises(ResponseLostError, match="no reply in time"):
-        asyncio.run(sent(say_nothing))
+        steady_time.run(sent(say_nothing))
 
 
 QUICK: dict[str, Any] = {"connect_seconds": 0.1, "reply_seconds": 0.2}
@@ -321,7 +322,7 @@ async def say_half(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 def test_a_read_has_its_time(answer: Answer):
     """No whole reply in time: the read is lost, as a create is."""
     with pytest.raises(ResponseLostError, match="no reply in time"):
-        asyncio.run(sent(answer, "GET", **QUICK))
+        steady_time.run(sent(answer, "GET", **QUICK))
 
 
 def test_each_read_has_its_own_time():
@@ -349,7 +350,7 @@ def test_each_read_has_its_own_time():
             await transport.aclose()
             return rounds
 
-    for ends in asyncio.run(main()):
+    for ends in steady_time.run(main()):
         assert [isinstance(end, ResponseLostError) for end in ends] == [True, False, True, False]
 
 

@@ -141,7 +141,7 @@ def test_no_reply_in_time():
         await reader.read()
 
     async def main() -> None:
-        transport = AiohttpTransport(connect_seconds=0.05, reply_seconds=0.05)
+        transport = AiohttpTransport(connect_seconds=2.0, reply_seconds=0.05)
         async with Host(say_nothing).serve() as url:
             with pytest.raises(ResponseLostError, match="no reply in time"):
                 await transport.send(Request("GET", f"{url}/"), authorization="Bearer k")
