@@ -1,6 +1,7 @@
 """What the command line's tests share: a simulator on a port, and the real command in a process."""
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -14,8 +15,18 @@ from serving import served
 
 from kling_async.simulator import Simulator, serve
 
+OURS = re.compile("KLING|COMETAPI|EZMODEL").match
+"""Whether a variable may be meant for the command."""
+
 Here = Callable[..., tuple[int, str, str]]
 """Runs the command in this process; returns its exit code, stdout and stderr."""
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment without a word about Kling, whoever runs the tests."""
+    for name in tuple(filter(OURS, os.environ)):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -82,9 +93,9 @@ class Command:
 
 
 @pytest.fixture
-def clean_env() -> dict[str, str]:
-    """This environment without a word about Kling."""
-    kept = {name: value for name, value in os.environ.items() if "KLING" not in name}
+def clean_env(no_variables: None) -> dict[str, str]:
+    """This environment, for processes."""
+    kept = os.environ
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH", ""))))
     return kept | {"PYTHONPATH": path, "COLUMNS": "80", "NO_COLOR": "1"}
@@ -107,9 +118,6 @@ def here(
     quick_time: None, url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Here:
     """The command in this process, with the environment of *simulator*."""
-    for name in tuple(os.environ):
-        if name.startswith(("KLING", "COMETAPI", "EZMODEL")):
-            monkeypatch.delenv(name)
     monkeypatch.setenv("KLING_API_KEY", "sim-key")
     monkeypatch.setenv("KLING_BASE_URL", url)
     monkeypatch.setenv("COLUMNS", "80")
