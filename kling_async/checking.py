@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = [
     "capabilities",
     "check",
+    "cost_told",
     "estimate",
     "examined",
     "findings",
     "prices_for",
     "spent",
     "tells_charges",
-    "told",
 ]
 
 _ENDPOINTS: Final = "gateways reference, routes, November 2026"
@@ -123,14 +123,14 @@ def estimate(
     return prices_for(provider, prices).estimate(request)
 
 
-def told(status: TaskStatus, units: Decimal | None, provider: Provider) -> Decimal | None:
-    """What *provider* told that a task cost which ended as *status*; None where that is not known of it.
+def cost_told(status: TaskStatus, units: Decimal | None, provider: Provider) -> Decimal | None:
+    """What a task cost that ended as *status*, as far as *provider* tells that; None where it does not.
 
     A failure costs nothing, unless Kling itself tells otherwise. What a gateway passes on is what Kling
     charged the gateway: what that charged the caller, prices alone tell.
 
     Args:
-        status: the last one; `MAY_EXIST` is what nobody told the end of.
+        status: the last one.
         units: what the task told.
         provider: where.
     """
@@ -147,9 +147,9 @@ def spent(
 ) -> Decimal | None:
     """What the task of *request* cost that ended as *status*, or may have cost; None where that is unknown.
 
-    What was `told` of it, else what prices tell.
+    What was `cost_told` of it, else what prices tell.
     """
-    known = told(status, units, provider)
+    known = cost_told(status, units, provider)
     return estimate(request, provider, prices) if known is None else known
 
 

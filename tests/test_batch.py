@@ -480,17 +480,20 @@ def test_what_fit_would_help(folder: Path):
     assert [one.endswith(", or let --fit do it") for one in told] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("fit", [None, lambda path: path])
-def test_what_masks_are_drawn_for_is_to_be_fitted_first(folder: Path, fit: Any):
+def test_what_masks_are_drawn_for_is_to_be_fitted_first(folder: Path):
     """Fitted under its masks it would be another picture: the problem says what to do instead."""
     (folder / "large.png").write_bytes(png() + bytes(11_000_000))
     rows = [{"image": "large.png", "static_mask": "a.PNG"}, {"image": "a.PNG", "static_mask": "large.png"}]
-    drawn, mask = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit)
-    assert drawn.endswith(
+    first = (
         "; as its masks are drawn for it, it is not fitted with them: fit it first, with kling_async.fit or "
         "with --fit alone, and draw the masks for the result"
     )
-    assert "fit" not in mask
+    maybe = ", or let --fit do it, if that need not scale it"
+    fits: dict[str, Any] = {first: lambda path: path, maybe: None}
+    for remedy, fit in fits.items():
+        drawn, mask = problems(written(folder, "m.jsonl", lines(*rows)), defaults={"prompt": "x"}, fit=fit)
+        assert drawn.endswith(remedy)
+        assert "fit" not in mask
 
 
 def test_other_spellings_of_what_does_not_exist(folder: Path):

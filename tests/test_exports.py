@@ -46,7 +46,7 @@ INTERNAL = {
     "prices_for",
     "fitted",
     "findings",
-    "told",
+    "cost_told",
     "capabilities",
     "LACKS_SOURCE",
     "tells_charges",

@@ -13,6 +13,7 @@ import sys
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ def exif(orientation: int = 1) -> bytes:
     tags[0x013B] = SECRET.decode()
     tags.get_ifd(0x8825).update({1: "N", 2: (51.0, 30.0, 2.5), 3: "W", 4: (0.0, 7.0, 28.0)})
     return tags.tobytes()
+
+
+def in_four_bytes(orientation: int, order: str = "<") -> bytes:
+    """EXIF that tells which way up as LONG."""
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
+    return b"Exif\0\0" + head + struct.pack(f"{order}HHHIII", 1, 0x0112, 4, 1, orientation, 0)
 
 
 def refusal(image: Any) -> str:
@@ -264,9 +271,7 @@ def test_transparency_is_laid_on_white(form: str):
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_an_orientation_in_four_bytes_is_obeyed(order: str):
     """Some write EXIF's orientation as LONG, where it is to be SHORT; viewers turn such a picture too."""
-    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HI", 42, 8)
-    body = head + struct.pack(f"{order}HHHIII", 1, 0x0112, 4, 1, 6, 0)
-    raw = saved(quarters(), "JPEG", exif=b"Exif\0\0" + body)
+    raw = saved(quarters(), "JPEG", exif=in_four_bytes(6, order))
     result = opened(fit(raw))
     assert result.size == (400, 600)
     assert is_near(corners(result), [BLUE, RED, YELLOW, GREEN], within=14)
@@ -913,20 +918,26 @@ def test_a_thumbnail_never_raises(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "keeps_its_frame"),
     [
-        ("gps.jpg", saved(quarters(), "JPEG", exif=exif()), True),
-        ("cmyk.jpg", saved(quarters().convert("CMYK"), "JPEG"), True),
-        ("turned.jpg", saved(quarters((400, 400)), "JPEG", exif=exif(6)), False),
-        ("mirrored.jpg", saved(quarters(), "JPEG", exif=exif(2)), False),
-        ("phone.webp", saved(quarters(), "WEBP"), False),
-        ("small.png", saved(quarters((200, 200)), "PNG"), False),
+        ("gps.jpg", lambda: saved(quarters(), "JPEG", exif=exif()), True),
+        ("cmyk.jpg", lambda: saved(quarters().convert("CMYK"), "JPEG"), True),
+        ("turned.jpg", lambda: saved(quarters((400, 400)), "JPEG", exif=exif(6)), False),
+        ("mirrored.jpg", lambda: saved(quarters(), "JPEG", exif=exif(2)), False),
+        ("turned.png", lambda: saved(quarters((400, 400)), "PNG", exif=exif(6)), False),
+        ("half_turned.png", lambda: saved(quarters(), "PNG", exif=exif(3)), False),
+        ("four_bytes.jpg", lambda: saved(quarters(), "JPEG", exif=in_four_bytes(3)), False),
+        ("alpha.png", lambda: saved(quarters().convert("LA"), "PNG", exif=exif()), True),
+        ("large.png", lambda: saved(noise((2000, 1900)), "PNG"), True),
+        ("large.jpg", lambda: saved(noise((4100, 3000)), "JPEG", quality=98), False),
+        ("phone.webp", lambda: saved(quarters(), "WEBP"), False),
+        ("small.png", lambda: saved(quarters((200, 200)), "PNG"), False),
     ],
 )
 def test_what_masks_are_drawn_for_is_fitted_where_it_keeps_its_frame(
-    tmp_path: Path, name: str, content: bytes, keeps_its_frame: bool
+    tmp_path: Path, name: str, content: Callable[[], bytes], keeps_its_frame: bool
 ):
     """Without its GPS it is the same picture for them; turned, or of a format nobody measured, it is not."""
     path, mask = tmp_path / name, tmp_path / "mask.png"
-    path.write_bytes(content)
+    path.write_bytes(content())
     mask.write_bytes(saved(quarters(), "PNG"))
     problems: list[Problem] = []
     fitter = Fitter(functools.partial(fitted, folder=tmp_path / "fitted"))

@@ -154,12 +154,19 @@ def test_an_index_without_a_name(tmp_path: Path):
         ("End Image", "image_tail"),
         ("end-frame", "image_tail"),
         ("Model Name", "model_name"),
+        ("multi_prompt.1.length", "multi_prompt.1.duration"),
     ],
 )
 def test_other_names_of_columns(tmp_path: Path, name: str, meant: str):
     """What people call a column is told with the field that they mean, not with the one most like it."""
     told = f"m.csv:1: column B: no such column: {name!r}; did you mean {meant}?"
     assert problems(tmp_path, f"prompt,{name}\n") == [told]
+
+
+def test_a_word_for_a_column_that_is_there_means_another(tmp_path: Path):
+    """Beside the image, `url` is some other address: no hint leads to the same column twice."""
+    told = "m.csv:1: column B: no such column: 'url': delete the column, or name it as the API does"
+    assert problems(tmp_path, "image,url\n") == [told]
 
 
 def test_names_of_columns(tmp_path: Path):

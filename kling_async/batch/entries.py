@@ -162,7 +162,7 @@ class Entry:
     def cost(self, estimate: Decimal | None) -> Decimal | None:
         """What it cost or may have cost; None: nothing, not yet, or nobody knows.
 
-        What Kling told counts, see `checking.charged`; of what is charged and nothing told, the *estimate*.
+        What Kling told counts, see `checking.cost_told`; of what is charged and nothing told, the *estimate*.
         """
         return estimate if self.units is None and self.is_charged else self.units
 

@@ -237,7 +237,8 @@ class Maker:
         elif problem.message.startswith("the picture given as") or not _FIT_HELPS.search(problem.message):
             return problem
         elif problem.field == "image" and is_masked(fields):
-            remedy = _DRAWN_FOR
+            may_help = self._fitter is None and " bytes, at most" in problem.message
+            remedy = ", or let --fit do it, if that need not scale it" if may_help else _DRAWN_FOR
         elif self._fitter is None and not problem.field.endswith("mask"):
             remedy = ", or let --fit do it"
         else:

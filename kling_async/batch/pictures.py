@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from kling_async import paths
 from kling_async.protocol.errors import Problem, RequestError
-from kling_async.protocol.images import Header, check, classify
+from kling_async.protocol.images import check, classify
+from kling_async.protocol.metadata import bare_jpeg, bare_png, orientation
 
 __all__ = [
     "SUFFIXES",
@@ -94,17 +95,21 @@ class Fitter:
     def fitted(self, fields: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any]:
         """*fields* with fitted pictures; what cannot be fitted goes to *problems*.
 
-        Masks stay as they are, and so does what masks are drawn for where fitting turns or scales it: it
-        would be another picture than the one that they, and the points of their paths, mean.
+        Masks stay as they are. So does what they are drawn for, unless it is an upright JPEG or PNG that
+        keeps its size: turned or scaled it would be another picture than the one that they, and the points of
+        their paths, mean.
         """
         masked = is_masked(fields)
 
         def fitted(field: str, value: Any) -> Any:
             if not isinstance(value, Path) or field.endswith("mask") or not value.is_file():
                 return value
+            is_drawn_for = masked and field == "image"
+            if is_drawn_for and not _is_upright(value):
+                return value
             result = self._result(value)
-            if masked and field == "image":
-                return result if isinstance(result, Path) and _is_same_frame(value, result) else value
+            if is_drawn_for:
+                return result if isinstance(result, Path) and _size(value) == _size(result) else value
             if isinstance(result, Path):
                 return result
             problems.append(Problem(field, f"{value} {result}"))
@@ -129,15 +134,20 @@ def is_masked(fields: Mapping[str, Any]) -> bool:
     return bool(fields.get("static_mask") or fields.get("dynamic_masks"))
 
 
-def _is_same_frame(path: Path, fitted: Path) -> bool:
-    """Whether a pixel of the picture at *path* is in the same place of the *fitted* one."""
-    before, after = _header(path), _header(fitted)
-    return not before.turned and 0 < before.width == after.width and 0 < before.height == after.height
+def _is_upright(path: Path) -> bool:
+    """Whether a picture is a JPEG or PNG that is stored as it is shown, by what `fit` turns by."""
+    try:
+        content = path.read_bytes()
+        exif = (bare_png if content.startswith(b"\x89PNG") else bare_jpeg)(content)[1]
+    except (OSError, ValueError):  # also what is neither
+        return False
+    return content.startswith((b"\xff\xd8", b"\x89PNG")) and orientation(exif) == 1
 
 
-def _header(path: Path) -> Header:
+def _size(path: Path) -> tuple[int, int]:
     with path.open("rb") as reader:
-        return check(reader, path.stat().st_size)
+        header = check(reader, path.stat().st_size)
+    return header.width, header.height
 
 
 # Names of files

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -223,13 +223,14 @@ def _columns(cells: list[str]) -> tuple[list[_Column | None], list[Problem]]:
     columns: list[_Column | None] = []
     problems: list[Problem] = []
     seen: set[tuple[str | int, ...]] = set()
+    given = {cell.strip().lower() for cell in cells}
     for number, cell in enumerate(cells):
         name = cell.strip().lower()
         column = _column(name)
         columns.append(column)
         if column is None:
             if name:
-                hint = _hint(name) or ": delete the column, or name it as the API does"
+                hint = _hint(name, given) or ": delete the column, or name it as the API does"
                 wrong = f"column {_letters(number)}: no such column: {cell.strip()!r}{hint}"
                 problems.append(Problem("", wrong))
             continue
@@ -270,11 +271,11 @@ def _column(name: str) -> _Column | None:
     return _Column(name, tuple(path), shape.read)
 
 
-def _hint(name: str) -> str:
-    """What may have been meant by the column *name*; empty where nothing is like it."""
+def _hint(name: str, given: Collection[str] = ()) -> str:
+    """What may have been meant by the column *name* beside those *given*; empty where nothing is like it."""
     if re.search(r"\.0(\.|$)", name):
         return "; entries are counted from 1"
-    meant = closest(name, list(names(TABLE)))
+    meant = closest(name, list(names(TABLE)), given)
     return f"; did you mean {meant}?" if meant else ""
 
 

@@ -2,7 +2,7 @@
 
 import attrs
 
-from kling_async.checking import told
+from kling_async.checking import cost_told
 from kling_async.instrumentation import Completed, Event
 from kling_async.protocol.budget import Budget
 from kling_async.protocol.errors import BudgetError
@@ -54,5 +54,5 @@ class Settler:
         """The client's hook."""
         if not isinstance(event, Completed) or event.external_task_id not in self.running:
             return
-        cost = told(event.status, event.units, self.provider)
+        cost = cost_told(event.status, event.units, self.provider)
         self.budget.settle(self.running.pop(event.external_task_id), cost)

@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from kling_async.cli.screen import Screen
 from kling_async.client import KlingClient
 from kling_async.journal import Record
-from kling_async.paths import at_home, is_there
+from kling_async.paths import at_home
 from kling_async.protocol import auth, environment
 from kling_async.protocol.auth import Credentials
 from kling_async.protocol.errors import ConfigurationError, RequestError
@@ -155,11 +155,11 @@ def require_place(path: Path) -> None:
     """Refuse a place where no folder can be made or written to, as far as that is seen without making it.
 
     Raises:
-        RequestError: it, or what it is to be in, is a file or may not be written to.
+        RequestError: it, or the nearest thing there above it, is no folder or may not be written to.
     """
     folder = at_home(path)
-    there = next(filter(is_there, (folder, *folder.absolute().parents)))
+    there = next(filter(os.path.lexists, (folder, *folder.absolute().parents)), folder)
     if not there.is_dir():
-        raise RequestError(f"{folder} cannot be a folder: {there} is a file", advice="")
-    if not os.access(there, os.W_OK):
+        raise RequestError(f"{folder} cannot be a folder: {there} is none", advice="")
+    if not os.access(there, os.W_OK | os.X_OK):
         raise RequestError(f"{there} cannot be written to", advice="")

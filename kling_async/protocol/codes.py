@@ -1,4 +1,4 @@
-"""What Kling's codes mean: which error, what to do about it, and whether to try again.
+"""What Kling's codes mean: which error, and what to do about it; and which errors may be tried again.
 
 The errors themselves are classes in `errors`.
 """

@@ -63,7 +63,7 @@ def request_from(mapping: Mapping[str, Any], *, endpoint: str | None = None) -> 
     if kind is None:
         raise RequestError(problems=[Problem("endpoint", f"must be one of {', '.join(_KINDS)}")])
     known = {field.name: field.type for field in attrs.fields(kind)}
-    problems = [_unknown("", str(name), known) for name in mapping if name not in known]
+    problems = [_unknown("", str(name), known, mapping) for name in mapping if name not in known]
     values: dict[str, Any] = {} if kind is ImageToVideo else {"image_list": ()}
     for name, annotation in known.items():
         if (value := mapping.get(name)) is not None:
@@ -129,8 +129,8 @@ def _problems(field: str, error: BaseException) -> Iterator[Problem]:
         yield from _problems(field, inner)
 
 
-def _unknown(prefix: str, name: str, known: Collection[str]) -> Problem:
-    meant = closest(name.lower(), known)
+def _unknown(prefix: str, name: str, known: Collection[str], given: Collection[str] = ()) -> Problem:
+    meant = closest(name.lower(), known, given)
     return Problem(f"{prefix}{name}", f"no such field{f'; did you mean {meant}?' if meant else ''}")
 
 

@@ -14,24 +14,26 @@ _MEANT: Final = {
     **dict.fromkeys(("end_image", "last_image", "image_end", "tail_image"), "image_tail"),
     **dict.fromkeys(("end_frame", "last_frame", "image_tail_url", "tail_image_url"), "image_tail"),
     "end_image_url": "image_tail",
-    "name": "key",
+    "name": "key",  # which tables have, and requests have not
 }
 """What people and other SDKs call fields whose names are not like it."""
 
 
-def closest(name: str, known: Collection[str]) -> str | None:
+def closest(name: str, known: Collection[str], given: Collection[str] = ()) -> str | None:
     """The one of *known* that is probably meant by *name*; None where nothing is like it.
 
     Args:
-        name: in lower case.
-        known: the fields there are, nested ones dotted.
+        name: in lower case, nested ones dotted.
+        known: the fields there are, likewise.
+        given: those that are there beside it: a word of people's for one of them means something else.
     """
     import difflib  # only a mistake needs it
 
-    for meant in (name, _MEANT.get(re.sub(r"[\s-]+", "_", name))):
-        if meant in known:
-            return meant
-    last = name.rpartition(".")[2]
+    before, dot, last = name.rpartition(".")
+    if name in known:
+        return name
+    if (meant := before + dot + _MEANT.get(re.sub(r"[\s-]+", "_", last), "")) in known and meant != before:
+        return None if meant in given else meant
     for each in known:
         if each.startswith(f"{name}_"):  # `model` is meant as model_name
             return each

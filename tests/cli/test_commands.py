@@ -51,7 +51,8 @@ def test_problems_beyond_a_hundred_are_counted(here: Any, tmp_path: Path, monkey
         ),
         (["batch", "in", "-o", "out", "--prompt", "x", "--prices", "~nobody-here/p"], "cannot be read"),
         (["batch", "--yes", "in", "-o", "in/a.png", "--prompt", "x"], "in/a.png cannot be a folder"),
-        (["batch", "--dry-run", "in", "-o", "in/a.png/out", "--prompt", "x"], "cannot be a folder: "),
+        (["batch", "--dry-run", "in", "-o", "in/a.png/out", "--prompt", "x"], "in/a.png is none"),
+        (["animate", "in/a.png", "--prompt", "x", "-o", "in/a.png/x/y.mp4"], "in/a.png is none"),
         (
             ["batch", "--yes", "in", "-o", "out", "--prompt", "x", "--max-in-flight", "0"],
             "--max-in-flight must be at least 1",

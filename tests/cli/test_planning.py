@@ -406,6 +406,21 @@ def test_edited_rows_count_too(here: Any, pictures: Path, simulator: Simulator):
     assert "budget: 10 units, 3 spent by earlier runs" in here(*run, "--dry-run")[1]
 
 
+def test_a_dry_run_refuses_a_folder_that_cannot_be_made(
+    here: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Below a link to nothing, or where nothing may be written, as far as that is seen without trying."""
+    Path("link").symlink_to("nowhere")
+    batch = ("batch", "in", "--prompt", "x", "--dry-run", "--out")
+    for out in ("link", "link/out"):
+        code, _, err = here(*batch, out)
+        assert (code, "link is none" in err) == (2, True)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != pictures.parent)
+    code, _, err = here(*batch, "new/out")
+    assert (code, f"{pictures.parent} cannot be written to" in err) == (2, True)
+    assert [each.name for each in Path().iterdir() if each.is_dir()] == ["in"]
+
+
 def test_a_dry_run_needs_no_key(pictures: Path, bare_command: Any):
     """Who has no key yet may know what it would cost."""
     done = bare_command.run(*BATCH, "--dry-run")

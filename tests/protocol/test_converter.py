@@ -97,10 +97,10 @@ def test_unknown_endpoint():
         ("promt", "prompt"),
         ("imagetail", "image_tail"),
         ("camera", "camera_control"),
-        ("image_url", "image"),
         ("tail_image_url", "image_tail"),
         ("Image", "image"),
         ("zzz", ""),
+        ("url", ""),
     ],
 )
 def test_unknown_fields(name: Any, meant: Any):
