@@ -45,6 +45,7 @@ LONGEST = (
     "test_kill.py",
     "test_soak.py",
     "test_examples.py",
+    "test_planning.py",
     "test_hygiene.py",
     "test_at_once.py",
     "test_journal.py",

@@ -148,7 +148,7 @@ def test_a_service_answers_its_customers(name: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with other.service(name, tmp_path) as (service, customer), service.life():
             photo = base64.b64encode(png(100)).decode()
-            usual, other.simulator.seconds = other.simulator.seconds, 4.0  # which no machine sleeps through
+            usual, other.simulator.seconds = other.simulator.seconds, 2.5  # which no machine sleeps through
             status, answer = await customer.order("cat", photo)
             assert (status, answer["id"]) == (202, "cat")
             assert (await customer.order("cat", photo))[0] == 202
