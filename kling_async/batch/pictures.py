@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from kling_async import paths
+from kling_async.pixels import refuse_huge
 from kling_async.protocol.errors import Problem, RequestError
 from kling_async.protocol.images import check, classify
 from kling_async.protocol.metadata import bare_jpeg, bare_png, orientation
@@ -137,11 +138,17 @@ def is_masked(fields: Mapping[str, Any]) -> bool:
 def _is_upright(path: Path) -> bool:
     """Whether a picture is a JPEG or PNG that is stored as it is shown, by what `fit` turns by."""
     try:
+        refuse_huge(path.stat().st_size)
         content = path.read_bytes()
-        exif = (bare_png if content.startswith(b"\x89PNG") else bare_jpeg)(content)[1]
-    except (OSError, ValueError):  # also what is neither
+        if content.startswith(b"\x89PNG"):
+            _, exif = bare_png(content)
+        elif content.startswith(b"\xff\xd8"):
+            _, exif = bare_jpeg(content)
+        else:
+            return False
+    except (OSError, ValueError):  # `fit` tells why
         return False
-    return content.startswith((b"\xff\xd8", b"\x89PNG")) and orientation(exif) == 1
+    return orientation(exif) == 1
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -32,7 +32,7 @@ def closest(name: str, known: Collection[str], given: Collection[str] = ()) -> s
     before, dot, last = name.rpartition(".")
     if name in known:
         return name
-    if (meant := before + dot + _MEANT.get(re.sub(r"[\s-]+", "_", last), "")) in known and meant != before:
+    if (meant := before + dot + _MEANT.get(re.sub(r"[\s-]+", "_", last), "")) in known:
         return None if meant in given else meant
     for each in known:
         if each.startswith(f"{name}_"):  # `model` is meant as model_name
